@@ -1,0 +1,61 @@
+# `make` lists the targets. Needs Python >= 3.10, and npm for the tests (they download a Qdrant, see server.py).
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+LOCKED := .venv/.locked
+READY := .venv/.ready
+TOKENIZER := .venv/.tokenizer
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint format lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(READY) ## create .venv with everything in requirements/dev.txt, and qferry itself
+
+demo: $(READY) $(TOKENIZER) ## watch a migration under load; options in ARGS="..."
+	$(BIN)/qferry demo $(ARGS)
+
+test: $(READY) ## run all tests; options in ARGS="..."
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## check style, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(READY) ## format the code and fix what can be fixed safely
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+# A lock must not depend on, or tell about, the machine it was made on (--no-config, --no-emit-*). Releases of the
+# last week are passed over, so that a bad or hijacked one is noticed before it gets here.
+LOCK := $(BIN)/uv --no-config pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes \
+	--exclude-newer "7 days" --no-emit-index-url --no-emit-find-links --no-annotate \
+	--custom-compile-command "make lock"
+
+lock: $(READY) ## resolve requirements/*.txt anew
+	$(LOCK) pyproject.toml --extra demo --group dev --output-file requirements/dev.txt
+	$(LOCK) --no-deps requirements/tokenizer.in --output-file requirements/tokenizer.txt
+
+clean: ## remove .venv and all caches
+	rm -rf .venv dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made anew rather than updated, so that it never holds what the lock no longer names.
+$(LOCKED): requirements/dev.txt
+	$(PYTHON) -m venv --clear .venv
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(READY): $(LOCKED) pyproject.toml
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Without its requirements: they are gigabytes, and the demo reads a single JSON file of it.
+$(TOKENIZER): $(LOCKED) requirements/tokenizer.txt
+	$(PIP) install --no-deps --require-hashes -r requirements/tokenizer.txt
+	@touch $@
