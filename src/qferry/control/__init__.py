@@ -1,0 +1,1 @@
+"""The records in Qdrant, and the requests that read and write them."""

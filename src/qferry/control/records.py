@@ -1,0 +1,122 @@
+"""
+Records in the control collection: how they are found, written and claimed.
+
+The control collection has no vectors.  A point's payload is a record (`kind`: migration, writer, event, settled).
+Nothing here deletes a migration's record: after cleanup it is what leads the old name to the new collection.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from qferry.control import wire
+from qferry.errors import Rejected
+from qferry.flows.effects import Flow, Json, Request
+from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Writer
+
+_NAMESPACE = uuid.UUID("7b0ba5c6-52f5-4f3a-9b7e-0d1d9c1d7a40")
+# One lease has passed since the control collection was created: every client knows of it by now.
+SETTLED_ID = str(uuid.uuid5(_NAMESPACE, "settled"))
+_PAGE = 256
+
+
+def kind(name: str) -> Json:
+    """The filter for one kind of record."""
+    return {"must": [{"key": "kind", "match": {"value": name}}]}
+
+
+def migrations_page(offset: str | None = None) -> Request:
+    """The request for one page of migration records."""
+    return wire.scroll(
+        HOME, CONTROL_COLLECTION, filter=kind("migration"), offset=offset, limit=_PAGE, majority=True
+    )
+
+
+def all_of(kind_name: str) -> Flow[list[dict[str, Any]]]:
+    """Every record of a kind, as payloads; empty when there is no control collection."""
+    found: list[dict[str, Any]] = []
+    offset = None
+    while True:
+        try:
+            page = yield wire.scroll(
+                HOME, CONTROL_COLLECTION, filter=kind(kind_name), offset=offset, limit=_PAGE, majority=True
+            )
+        except Rejected as error:
+            if error.status == 404:
+                return []
+            raise
+        found += [point["payload"] for point in page["points"]]
+        offset = page["next_page_offset"]
+        if offset is None:
+            return found
+
+
+def migrations() -> Flow[list[Migration]]:
+    """Every migration ever recorded on this server, oldest first."""
+    payloads = yield from all_of("migration")
+    return sorted((Migration.from_payload(p) for p in payloads), key=lambda m: (m.created_at, m.id))
+
+
+def writers() -> Flow[list[Writer]]:
+    """Every writer that has registered and not said goodbye."""
+    payloads = yield from all_of("writer")
+    return [Writer.from_payload(p) for p in payloads]
+
+
+def put(point_id: str, payload: Mapping[str, Any]) -> Request:
+    """Write a whole record."""
+    return wire.upsert(
+        HOME, CONTROL_COLLECTION, [{"id": point_id, "vector": {}, "payload": dict(payload)}], strong=True
+    )
+
+
+def put_writer(writer: Writer) -> Request:
+    """Write a writer's record: its registration and its heartbeat are the same request."""
+    return put(writer.id, writer.to_payload())
+
+
+def forget(point_id: str) -> Request:
+    """Remove a record."""
+    return wire.delete(HOME, CONTROL_COLLECTION, {"points": [point_id]}, strong=True)
+
+
+def change_migration(migration_id: str, claim: str, changes: Mapping[str, Any]) -> Request:
+    """
+    Change a migration's record if `claim` still holds it; whoever has lost the claim changes nothing.
+
+    The server evaluates the filter and writes within the shard's own order, which makes this a compare-and-set on
+    every version.
+    """
+    condition = {"must": [{"has_id": [migration_id]}, {"key": "claim", "match": {"value": claim}}]}
+    return wire.set_payload_where(HOME, CONTROL_COLLECTION, dict(changes), condition)
+
+
+def read_migration(migration_id: str) -> Flow[Migration]:
+    """One migration's record, as it is now."""
+    page = yield wire.scroll(
+        HOME, CONTROL_COLLECTION, filter=wire.points_in([migration_id]), limit=1, majority=True
+    )
+    return Migration.from_payload(page["points"][0]["payload"])
+
+
+def put_event(event_id: str, payload: Mapping[str, Any]) -> Request:
+    """Append one line of history."""
+    return put(event_id, {"kind": "event", **payload})
+
+
+def control_collection(replicas: int) -> Request:
+    """Create the control collection; small, unindexed for vectors, replicated to survive a node."""
+    return wire.create_collection(HOME, CONTROL_COLLECTION, small_collection(replicas))
+
+
+def small_collection(replicas: int) -> Json:
+    """The configuration of a collection that holds payloads only."""
+    return {
+        "vectors": {},
+        "shard_number": 1,
+        "replication_factor": replicas,
+        "on_disk_payload": False,
+        "strict_mode_config": {"enabled": False},
+    }

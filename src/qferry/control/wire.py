@@ -1,0 +1,170 @@
+"""
+The HTTP requests qferry makes on its own account, one function each.
+
+Bodies and answers are plain JSON, so that what this version does not know (a new index parameter, a payload of any
+kind) passes through unchanged.  Source: Qdrant REST API, servers 1.12 to 1.16; the shapes are held against a real
+server by tests/test_wire.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from qferry.flows.effects import Json, Request
+from qferry.protocol.journal import PointId
+
+# Records and the journal must survive a node: they are written through the shard's leader and read by majority.
+_STRONG = {"wait": "true", "ordering": "strong"}
+_MAJORITY = {"consistency": "majority"}
+_WAIT = {"wait": "true"}
+
+
+def collection_path(name: str) -> str:
+    """The path of a collection; every character of its name is quoted that could mean something in a URL."""
+    return f"/collections/{quote(name, safe='')}"
+
+
+def scroll(
+    server: str,
+    collection: str,
+    *,
+    filter: Json = None,  # noqa: A002  the server's own word
+    offset: PointId | None = None,
+    limit: int = 256,
+    payload: bool | Sequence[str] = True,
+    vector: bool = False,
+    majority: bool = False,
+) -> Request:
+    """A page of points in order of id: `{"points": [...], "next_page_offset": id | None}`."""
+    body: dict[str, Any] = {"limit": limit, "with_payload": payload, "with_vector": vector}
+    if filter is not None:
+        body["filter"] = filter
+    if offset is not None:
+        body["offset"] = offset
+    path = f"{collection_path(collection)}/points/scroll"
+    return Request(server, "scroll", "POST", path, body, _MAJORITY if majority else {})
+
+
+def retrieve(
+    server: str, collection: str, ids: Sequence[PointId], *, payload: bool = True, vector: bool = True
+) -> Request:
+    """The points among `ids` that exist, in no particular order."""
+    body = {"ids": list(ids), "with_payload": payload, "with_vector": vector}
+    return Request(server, "retrieve", "POST", f"{collection_path(collection)}/points", body)
+
+
+def upsert(server: str, collection: str, points: Sequence[Json], *, strong: bool = False) -> Request:
+    """Write whole points; answered when they are applied."""
+    params = _STRONG if strong else _WAIT
+    return Request(server, "upsert", "PUT", f"{collection_path(collection)}/points", {"points": list(points)}, params)
+
+
+def delete(server: str, collection: str, selector: Json, *, strong: bool = False) -> Request:
+    """Delete the points of `selector`, `{"points": [...]}` or `{"filter": {...}}`."""
+    params = _STRONG if strong else _WAIT
+    return Request(server, "delete", "POST", f"{collection_path(collection)}/points/delete", selector, params)
+
+
+def set_payload_where(server: str, collection: str, payload: Json, condition: Json) -> Request:
+    """Merge `payload` into every point that matches; the server evaluates and writes in one step per shard."""
+    body = {"payload": payload, "filter": condition}
+    return Request(server, "set_payload", "POST", f"{collection_path(collection)}/points/payload", body, _STRONG)
+
+
+def barrier(server: str, collection: str) -> Request:
+    """
+    A write to every shard that changes nothing and is answered when all earlier ones are applied.
+
+    Shards apply in the order they accepted (research: SRC model_testing/verify.rs), so this also waits for writes
+    that were only acknowledged (`wait=false`).
+    """
+    nobody = "00000000-0000-0000-0000-000000000000"
+    condition = {"must": [{"has_id": [nobody]}], "must_not": [{"has_id": [nobody]}]}
+    return Request(
+        server, "delete", "POST", f"{collection_path(collection)}/points/delete", {"filter": condition}, _WAIT
+    )
+
+
+def count(server: str, collection: str) -> Request:
+    """`{"count": n}`, exact."""
+    return Request(server, "count", "POST", f"{collection_path(collection)}/points/count", {"exact": True})
+
+
+def info(server: str, collection: str) -> Request:
+    """Configuration, payload indexes and state of a collection."""
+    return Request(server, "info", "GET", collection_path(collection))
+
+
+def collections(server: str) -> Request:
+    """`{"collections": [{"name": ...}]}`."""
+    return Request(server, "collections", "GET", "/collections")
+
+
+def create_collection(server: str, collection: str, config: Json) -> Request:
+    """Create a collection."""
+    return Request(server, "create_collection", "PUT", collection_path(collection), config, {}, 60.0)
+
+
+def delete_collection(server: str, collection: str) -> Request:
+    """Delete a collection, by its real name."""
+    return Request(server, "delete_collection", "DELETE", collection_path(collection), None, {}, 60.0)
+
+
+def create_index(server: str, collection: str, name: str, schema: Json) -> Request:
+    """Create a payload index with all its parameters."""
+    body = {"field_name": name, "field_schema": schema}
+    return Request(server, "create_index", "PUT", f"{collection_path(collection)}/index", body, _WAIT, 600.0)
+
+
+def delete_index(server: str, collection: str, name: str) -> Request:
+    """Remove a payload index."""
+    path = f"{collection_path(collection)}/index/{quote(name, safe='')}"
+    return Request(server, "delete_index", "DELETE", path, None, _WAIT)
+
+
+def aliases(server: str) -> Request:
+    """`{"aliases": [{"alias_name": ..., "collection_name": ...}]}`."""
+    return Request(server, "aliases", "GET", "/aliases")
+
+
+def change_aliases(server: str, *, drop: Iterable[str] = (), create: Mapping[str, str] | None = None) -> Request:
+    """
+    Drop and create aliases in one request.
+
+    The server applies it while no other request holds a collection (1.16.3: `collections.write()` in
+    `toc/collection_meta_ops.rs`), so when it answers nothing sent through a dropped alias is still under way.
+    """
+    actions: list[Json] = [{"delete_alias": {"alias_name": name}} for name in drop]
+    actions += [
+        {"create_alias": {"alias_name": name, "collection_name": collection}}
+        for name, collection in (create or {}).items()
+    ]
+    return Request(server, "change_aliases", "POST", "/collections/aliases", {"actions": actions}, {}, 60.0)
+
+
+def create_snapshot(server: str, collection: str) -> Request:
+    """Take a snapshot: `{"name": ..., "size": bytes, "checksum": sha256}`."""
+    path = f"{collection_path(collection)}/snapshots"
+    return Request(server, "create_snapshot", "POST", path, None, _WAIT, 3600.0)
+
+
+def cluster(server: str) -> Request:
+    """The server's peers; `{"status": "disabled"}` on a single node."""
+    return Request(server, "cluster", "GET", "/cluster")
+
+
+def points_in(condition_ids: Iterable[PointId]) -> Json:
+    """A filter for exactly these ids."""
+    return {"must": [{"has_id": list(condition_ids)}]}
+
+
+def version(server: str) -> Request:
+    """`{"version": "1.16.3", ...}`."""
+    return Request(server, "version", "GET", "/")
+
+
+def exists(server: str, collection: str) -> Request:
+    """`{"exists": bool}`; the cheapest question a server answers about a collection."""
+    return Request(server, "exists", "GET", f"{collection_path(collection)}/exists")

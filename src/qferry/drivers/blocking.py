@@ -1,0 +1,136 @@
+"""
+The blocking driver.
+
+A flow is advanced under the session's lock, its effects are carried out outside it: a flow runs undisturbed between
+two effects, and calls of other threads go on while one waits for a server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from qdrant_client import QdrantClient
+
+from qferry.drivers import http
+from qferry.flows.effects import (
+    Call,
+    Effect,
+    Flow,
+    Fresh,
+    NewId,
+    Now,
+    Outcome,
+    Report,
+    Request,
+    Sleep,
+    Today,
+    Together,
+)
+
+T = TypeVar("T")
+# Calls of one client that may wait for a second server at the same time.
+_WORKERS = 32
+
+
+class BlockingDriver:
+    """
+    Runs flows in the calling thread.
+
+    Args:
+        client_for: The client for a server: `HOME`, or the URL of a target's.
+        fresh: Carries out `Fresh`: sees to it that the session's view is valid.
+        report: Receives `Report`s.
+    """
+
+    def __init__(
+        self,
+        client_for: Callable[[str], QdrantClient],
+        *,
+        fresh: Callable[[bool], None] = lambda _: None,
+        report: Callable[[Report], None] = lambda _: None,
+    ) -> None:
+        self._client_for = client_for
+        self._fresh = fresh
+        self._report = report
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def run(self, flow: Flow[T]) -> T:
+        """
+        Run `flow` to its end and return its result; its error is raised here.
+
+        An interrupt (Ctrl-C) is thrown into the flow at the effect it interrupted, so that the flow can note what is
+        in doubt.
+        """
+        value: Any = None
+        error: BaseException | None = None
+        with contextlib.closing(flow):
+            while True:
+                try:
+                    with self._lock:
+                        effect = flow.throw(error) if error is not None else flow.send(value)
+                except StopIteration as stop:
+                    result: T = stop.value
+                    return result
+                try:
+                    value, error = self._perform(effect), None
+                except BaseException as raised:  # noqa: BLE001  the flow decides; it is raised again if it does not
+                    value, error = None, raised
+
+    def _perform(self, effect: Effect) -> Any:
+        match effect:
+            case Now():
+                return time.monotonic()
+            case Call() | Request():
+                return self._send(effect)
+            case Together(effects):
+                return self._send_together(effects)
+            case Fresh(renew):
+                return self._fresh(renew)
+            case Sleep(seconds):
+                return time.sleep(seconds)
+            case Report():
+                return self._report(effect)
+            case Today():
+                return http.today()
+            case NewId():
+                return uuid.uuid4().hex
+
+    def _send(self, effect: Request | Call) -> Any:
+        client = self._client_for(effect.server)
+        if isinstance(effect, Call):
+            # The upstream method, also when `client` overrides it.
+            return getattr(QdrantClient, effect.method)(client, effect.collection, *effect.args, **effect.kwargs)
+        try:
+            answer = QdrantClient.http.fget(client).client.request(**http.arguments(effect))  # type: ignore[attr-defined]
+        except Exception as error:
+            raise http.translated(error, effect) from error
+        return http.result_of(answer)
+
+    def _send_together(self, effects: tuple[Request | Call, ...]) -> list[Outcome]:
+        first, *others = effects
+        if not others:
+            return [self._outcome(first)]
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="qferry-send")
+        futures = [self._pool.submit(self._outcome, effect) for effect in others]
+        mine = self._outcome(first)
+        return [mine, *(future.result() for future in futures)]
+
+    def _outcome(self, effect: Request | Call) -> Outcome:
+        try:
+            return Outcome(value=self._send(effect))
+        except Exception as error:  # noqa: BLE001  that is what an Outcome is for
+            return Outcome(error=error)
+
+    def close(self) -> None:
+        """Let the threads go; calls under way complete."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+

@@ -1,0 +1,280 @@
+"""
+What makes a coordinator one: its claim, its fence, its word (epochs) and its ear (acknowledgements).
+
+*Claim.*  A token in the migration's record, changed by compare-and-set; every change of the record is conditional on
+it, so whoever has lost it changes nothing any more.
+
+*Fence.*  Copies and repairs are written to the target through an alias that only this coordinator's token names.
+Taking over drops it.  The server changes aliases while no other request holds a collection, so from its answer on
+nothing the predecessor has sent, or will send when its process wakes up in an hour, can land (docs/adr/0003).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qferry.control import records, wire
+from qferry.errors import Conflict, Refused, Rejected, Unreachable
+from qferry.flows.effects import Flow, Json, NewId, Now, Report, Request, Sleep, Today
+from qferry.protocol import phases
+from qferry.protocol.phases import JOURNALLED, Event
+from qferry.protocol.records import CLAIM_S, LEASE_MARGIN_S, LEASE_S, Migration, Writer
+
+# How often a coordinator bumps its claim, and looks at what it waits for.
+CLAIM_BEAT_S = 2.0
+POLL_S = 0.2
+# How long a write to the target may be tried again while its server does not answer.
+PATIENCE_S = 60.0
+
+
+@dataclass
+class Coordinator:
+    """
+    One command at work on one migration.
+
+    Args:
+        migration: The record as last read.
+        token: The claim it holds.
+        fence: The alias its writes to the target go through.
+        who: Host and pid, for the record.
+        ack_timeout_s: How long a live writer may take to acknowledge, in seconds.
+    """
+
+    migration: Migration
+    token: str
+    fence: str
+    who: str
+    ack_timeout_s: float = 60.0
+    _beat_at: float = 0.0
+    _beats: int = 0
+    _last_moved: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def claim_gone(self) -> Conflict:
+        """The error of a coordinator that has lost its claim."""
+        return Conflict(
+            "Another coordinator has taken this migration over; this one has stopped.",
+            hint="Look at `qferry status`.",
+        )
+
+    def publish(self, changes: Mapping[str, Any], what: str, **details: Json) -> Flow[int]:
+        """
+        Change the record, raise the epoch and write a line of history; returns the new epoch.
+
+        Raises:
+            Conflict: The claim is lost; nothing was changed.
+        """
+        epoch = self.migration.epoch + 1
+        yield from self.save({**changes, "epoch": epoch})
+        yield from self.note(what, **details)
+        return epoch
+
+    def move(self, event: Event, what: str, changes: Mapping[str, Any] | None = None, **details: Json) -> Flow[int]:
+        """Publish a change of phase; refuses one the table does not know."""
+        phase = phases.after(self.migration.phase, event)
+        return (yield from self.publish({**(changes or {}), "phase": phase.value}, what, **details))
+
+    def save(self, changes: Mapping[str, Any]) -> Flow[None]:
+        """Change the record without raising the epoch: progress, not routing."""
+        m = self.migration
+        yield records.change_migration(m.id, self.token, changes)
+        self.migration = yield from records.read_migration(m.id)
+        if self.migration.claim != self.token:
+            raise self.claim_gone()
+
+    def note(self, what: str, **details: Json) -> Flow[None]:
+        """Append a line of history: who did what, when, at which epoch."""
+        event_id: str = yield NewId()
+        at: str = yield Today()
+        m = self.migration
+        line = {"migration": m.id, "at": at, "who": self.who, "epoch": m.epoch, "what": what, "details": details}
+        yield records.put_event(event_id, line)
+
+    def stay(self) -> Flow[None]:
+        """Keep the claim; call it in every loop that takes longer than a moment."""
+        now: float = yield Now()
+        if now - self._beat_at >= CLAIM_BEAT_S:
+            self._beat_at = now
+            self._beats += 1
+            yield from self.save({"claim_beat": self.migration.claim_beat + 1})
+
+    def raise_fence(self) -> Flow[None]:
+        """
+        Make sure that nothing sent to the target through an earlier fence can still land, and put up a new one.
+
+        The barrier then waits for what had been accepted before.
+        """
+        m = self.migration
+        listed = yield wire.aliases(m.target_url)
+        old = [a["alias_name"] for a in listed["aliases"] if a["alias_name"].startswith(m.fence_prefix)]
+        token: str = yield NewId()
+        self.fence = m.fence(token[:12])
+        yield wire.change_aliases(m.target_url, drop=old, create={self.fence: m.target})
+        yield wire.barrier(m.target_url, m.target)
+
+    def drop_fence(self) -> Flow[None]:
+        """Stop for good: no copy or repair of this migration can land any more."""
+        m = self.migration
+        listed = yield wire.aliases(m.target_url)
+        old = [a["alias_name"] for a in listed["aliases"] if a["alias_name"].startswith(m.fence_prefix)]
+        if old:
+            yield wire.change_aliases(m.target_url, drop=old)
+
+    def write_target(self, request: Request) -> Flow[bool]:
+        """
+        Send a write through the fence.
+
+        Returns:
+            False if nobody can tell whether it was carried out.  It can no longer land by then, and the caller must
+            read again before it writes again.
+
+        Raises:
+            Conflict: The fence is gone: another coordinator has taken over.
+        """
+        try:
+            yield request
+        except Unreachable as error:
+            yield from self._fence_again(error)
+            return False
+        except Rejected as error:
+            if error.status == 404:
+                raise self.claim_gone() from error
+            if error.status < 500:
+                raise
+            yield from self._fence_again(error)
+            return False
+        return True
+
+    def _fence_again(self, error: Exception) -> Flow[None]:
+        start: float = yield Now()
+        while True:
+            try:
+                yield from self.stay()
+                yield from self.raise_fence()
+            except (Unreachable, Rejected) as again:
+                now: float = yield Now()
+                if now - start > PATIENCE_S:
+                    raise error from again
+                yield Report("waiting", text=f"the target's server does not answer: {again.message}")
+                yield Sleep(1.0)
+            else:
+                return
+
+    def acknowledged(self, epoch: int) -> Flow[list[Writer]]:
+        """
+        Wait until every live writer has acknowledged `epoch`, and return those writers.
+
+        A writer whose beat has not moved for a lease and a margin is dead: it cannot act on old routing any more.
+        If it did not say goodbye it may have taken unflushed ids with it, so the migration becomes suspect.
+
+        Raises:
+            Refused: A live writer does not acknowledge; the message names it.
+        """
+        began: float = yield Now()
+        while True:
+            listed = yield from records.writers()
+            now: float = yield Now()
+            waiting: list[Writer] = []
+            for writer in listed:
+                if writer.acked.get(self.migration.id, 0) >= epoch:
+                    continue
+                beat, since = self._last_moved.get(writer.id, (-1, now))
+                if writer.beat != beat:
+                    self._last_moved[writer.id] = (writer.beat, now)
+                elif now - since > LEASE_S + LEASE_MARGIN_S:
+                    yield from self._bury(writer)
+                    continue
+                waiting.append(writer)
+            if not waiting:
+                yield from self._hear_suspicions(listed)
+                return [w for w in listed if w.acked.get(self.migration.id, 0) >= epoch]
+            if now - began > self.ack_timeout_s:
+                raise self._unacknowledged(waiting, epoch)
+            yield Report("acknowledge", len(listed) - len(waiting), len(listed), f"waiting for {waiting[0].describe()}")
+            yield from self.stay()
+            yield Sleep(POLL_S)
+
+    def _unacknowledged(self, waiting: Sequence[Writer], epoch: int) -> Refused:
+        names = "; ".join(
+            writer.describe() + (f", a call has been running for {writer.busy_s:.0f} s" if writer.busy_s else "")
+            for writer in waiting
+        )
+        return Refused(
+            f"After {self.ack_timeout_s:.0f} s {len(waiting)} writer(s) have not taken up epoch {epoch}: {names}.",
+            hint="Let that call end or stop that process, then run the command again; nothing was lost.",
+            writers=[writer.id for writer in waiting],
+        )
+
+    def _bury(self, writer: Writer) -> Flow[None]:
+        yield records.forget(writer.id)
+        if self.migration.phase in JOURNALLED:
+            yield from self.suspect(f"{writer.describe()} vanished without saying goodbye")
+        else:
+            yield from self.note("writer vanished", writer=writer.describe())
+
+    def _hear_suspicions(self, writers: Sequence[Writer]) -> Flow[None]:
+        for writer in writers:
+            reason = f"{writer.describe()} [{writer.id}] was stopped in the middle of a write"
+            if self.migration.id in writer.suspects and reason not in self.migration.suspicions:
+                yield from self.suspect(reason)
+
+    def suspect(self, reason: str) -> Flow[None]:
+        """Only a full check that begins from now on may be trusted."""
+        suspicions = [*self.migration.suspicions, reason]
+        yield from self.publish({"suspicions": suspicions, "verified": None}, "suspect", reason=reason)
+
+    def roll_call(self, what: str) -> Flow[list[Writer]]:
+        """
+        Raise the epoch and hear every live writer.
+
+        When it returns, every write that was in flight when it began has ended and been flushed, and every writer
+        that is no longer there is known.
+        """
+        epoch = yield from self.publish({}, what)
+        heard: list[Writer] = yield from self.acknowledged(epoch)
+        return heard
+
+    def release(self) -> Flow[None]:
+        """Give the claim back."""
+        if self.migration.phase in JOURNALLED:
+            yield from self.drop_fence()
+        yield records.change_migration(self.migration.id, self.token, {"claim": "", "claim_by": ""})
+
+
+def claim(migration: Migration, who: str, *, ack_timeout_s: float = 60.0) -> Flow[Coordinator]:
+    """
+    Become the coordinator of `migration`.
+
+    A claim whose beat moves belongs to a coordinator at work.  One that has stood still for `CLAIM_S` belongs to one
+    that died, or that is stopped: the fence makes sure that it does no harm when it wakes.
+
+    Raises:
+        Conflict: Another coordinator is at work.
+    """
+    m = migration
+    if m.claim:
+        yield Report("claim", text=f"waiting up to {CLAIM_S:.0f} s for the claim of {m.claim_by} to lapse")
+        began: float = yield Now()
+        while True:
+            m = yield from records.read_migration(m.id)
+            now: float = yield Now()
+            if m.claim != migration.claim or m.claim_beat != migration.claim_beat:
+                if m.claim:
+                    raise Conflict(
+                        f"{m.claim_by} is at work on this migration.",
+                        hint="Wait until it is done, or stop it and run this command again.",
+                    )
+                break
+            if now - began > CLAIM_S:
+                break
+            yield Sleep(POLL_S)
+    token: str = yield NewId()
+    yield records.change_migration(m.id, m.claim, {"claim": token, "claim_by": who})
+    m = yield from records.read_migration(m.id)
+    if m.claim != token:
+        raise Conflict("Another coordinator was faster.", hint="Look at `qferry status`, then run the command again.")
+    coordinator = Coordinator(m, token, "", who, ack_timeout_s)
+    if m.phase in JOURNALLED:
+        yield from coordinator.raise_fence()
+    return coordinator

@@ -1,0 +1,113 @@
+"""
+The effects a flow may yield: all it can do to the world.
+
+A driver (blocking, asyncio, or the tests' simulator) carries an effect out and sends its result into the flow, or
+throws the error.  Nothing else in `flows/` touches a network, a clock or a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+Json: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class Request:
+    """
+    One HTTP request of qferry's own; its result is the `result` member of the answer.
+
+    Args:
+        server: Where it goes: `HOME`, or the URL of the target's server.
+        op: What it does, in a word; for messages, and for the simulator.
+        method: The HTTP method.
+        path: The path, names already quoted.
+        body: The JSON body.
+        params: The query.
+        timeout_s: Deadline in seconds; None is the client's own.
+    """
+
+    server: str
+    op: str
+    method: str
+    path: str
+    body: Json = None
+    params: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """The application's own call, carried out by the method of qdrant-client that it named."""
+
+    server: str
+    method: str
+    collection: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several effects, sent at once; the result is one `Outcome` each, in order. Nothing is thrown."""
+
+    effects: tuple[Request | Call, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one effect of a `Together`: a value, or the error it ended in."""
+
+    value: Any = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Now:
+    """The monotonic clock, in seconds."""
+
+
+@dataclass(frozen=True)
+class Today:
+    """The wall clock, as ISO 8601 in UTC; for people and for the safety period, never for the protocol."""
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Wait, in seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """
+    Make the session's view valid by a heartbeat; only one runs at a time.
+
+    Args:
+        renew: Whether to beat even if the view is still valid.
+    """
+
+    renew: bool = False
+
+
+@dataclass(frozen=True)
+class NewId:
+    """A new unique id: 32 hexadecimal digits."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Something a person waiting may want to see."""
+
+    stage: str
+    done: int | None = None
+    total: int | None = None
+    text: str = ""
+
+
+Effect: TypeAlias = Request | Call | Together | Now | Today | Sleep | Fresh | NewId | Report
+T = TypeVar("T")
+Flow: TypeAlias = Generator[Effect, Any, T]

@@ -1,0 +1,435 @@
+"""
+The commands that change a migration, as flows; see `protocol/phases.py` for the table they walk.
+
+Each can be run again after its coordinator died at any point: it looks at the phase and goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qferry.control import records, wire
+from qferry.errors import DataMismatch, Refused, Rejected
+from qferry.flows import configuration
+from qferry.flows.coordinator import Coordinator
+from qferry.flows.effects import Flow, Json, NewId, Now, Report, Sleep, Today
+from qferry.flows.settle import cycle, drain_well
+from qferry.protocol.phases import ENDED, Event, Phase, Side, out_of_order
+from qferry.protocol.records import CONTROL_COLLECTION, HOME, LEASE_MARGIN_S, LEASE_S, Migration, Writer, WritePolicy
+
+# Journal cycles `finish` tries before it says that the application writes the same points from several processes.
+FINISH_CYCLES = 30
+_REPLICAS_MAX = 3
+
+
+def open_migrations() -> Flow[list[Migration]]:
+    """The migrations that are not over."""
+    found = yield from records.migrations()
+    return [m for m in found if m.phase not in ENDED]
+
+
+def ensure_control_collection() -> Flow[None]:
+    """
+    Create the control collection if this is the first migration on the server, and wait until every client knows.
+
+    A client that has just found none may go on like that for one lease.  The record that says the lease has passed
+    is written afterwards, so a coordinator that dies in between makes the next one wait.
+    """
+    exists = (yield wire.exists(HOME, CONTROL_COLLECTION))["exists"]
+    if not exists:
+        yield from _create(records.control_collection((yield from replicas(HOME))))
+    settled = yield wire.retrieve(HOME, CONTROL_COLLECTION, [records.SETTLED_ID], vector=False)
+    if not settled:
+        yield Report("lease", text="first migration on this server: waiting until every client has noticed")
+        yield Sleep(LEASE_S + LEASE_MARGIN_S)
+        yield records.put(records.SETTLED_ID, {"kind": "settled"})
+
+
+def _create(request: Any) -> Flow[None]:
+    try:
+        yield request
+    except Rejected as error:
+        if error.status != 409:  # somebody else has just created it
+            raise
+
+
+def replicas(server: str) -> Flow[int]:
+    """How many replicas the records get: as many as there are peers, up to three."""
+    answer = yield wire.cluster(server)
+    return min(_REPLICAS_MAX, max(1, len(answer.get("peers") or {})))
+
+
+def record(
+    source: str,
+    target: str,
+    target_url: str,
+    overrides: Mapping[str, Any],
+    aliases: Sequence[str],
+    policy: WritePolicy,
+) -> Flow[Migration]:
+    """
+    Write a new migration's record, phase `preparing`.
+
+    Two starts at once: each writes its record and then looks for others.  Whoever sees another one withdraws, so at
+    most one goes on; if both withdraw, nothing was done and either may be run again.
+
+    Raises:
+        Refused: Another migration has one of the names in hand.
+    """
+    past = yield from records.migrations()
+    inherited = [n for m in past if m.phase is Phase.CLEANED and m.target == source for n in m.names]
+    migration_id: str = yield NewId()
+    at: str = yield Today()
+    names = tuple(dict.fromkeys([source, target, *aliases, *inherited]))
+    migration = Migration(
+        id=_dashed(migration_id),
+        source=source,
+        target=target,
+        names=names,
+        target_url=target_url,
+        policy=policy,
+        created_at=at,
+        aliases=tuple(aliases),
+        overrides=dict(overrides),
+    )
+    yield records.put(migration.id, migration.to_payload())
+    for other in (yield from open_migrations()):
+        if other.id != migration.id and {*other.names} & {*names}:
+            yield records.forget(migration.id)
+            raise Refused(
+                f"`{other.source}` → `{other.target}` is {other.phase.value} and has one of these names in hand.",
+                hint="Complete or abort that migration first (`qferry status`).",
+            )
+    return migration
+
+
+def _dashed(digits: str) -> str:
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def start(co: Coordinator) -> Flow[list[Writer]]:
+    """
+    Create target, journal and markers, let the clients take up dual writes, and wait until all of them have.
+
+    Only then may a copy read its first page.
+    """
+    if co.migration.phase is Phase.PREPARING:
+        yield from _prepare(co)
+        yield from co.move(Event.CREATED, "dual writes begin")
+        yield from co.raise_fence()
+    if co.migration.phase is not Phase.STARTING:
+        raise out_of_order(co.migration.phase, "qferry start")
+    writers = yield from co.acknowledged(co.migration.epoch)
+    m = co.migration
+    # Writes acknowledged with wait=false before the clients changed over must have been applied before page one.
+    yield wire.barrier(HOME, m.source)
+    # An application may have added an index while the target was being created.
+    infos = yield from _infos(m)
+    yield from configuration.copy_indexes(m.target_url, m.target, *infos)
+    expected = (yield wire.count(HOME, m.source))["count"]
+    yield from co.move(Event.WRITERS_READY, "all writers write to both", {"expected_points": expected})
+    return list(writers)
+
+
+def _infos(m: Migration) -> Flow[tuple[Json, Json]]:
+    source = yield wire.info(HOME, m.source)
+    target = yield wire.info(m.target_url, m.target)
+    return source, target
+
+
+def _prepare(co: Coordinator) -> Flow[None]:
+    m = co.migration
+    source = yield wire.info(HOME, m.source)
+    yield from _create(
+        wire.create_collection(HOME, m.journal_collection, records.small_collection((yield from replicas(HOME))))
+    )
+    exists = (yield wire.exists(m.target_url, m.target))["exists"]
+    if not exists:
+        yield from _create(wire.create_collection(m.target_url, m.target, configuration.to_create(source, m.overrides)))
+    yield wire.change_aliases(m.target_url, create={m.marker(Side.TARGET): m.target})
+    yield wire.change_aliases(HOME, create={m.marker(Side.SOURCE): m.source})
+    target = yield wire.info(m.target_url, m.target)
+    yield from configuration.copy_indexes(m.target_url, m.target, source, target)
+
+
+def require_evidence(co: Coordinator) -> Flow[None]:
+    """
+    The gates before readers see the target: a full check that counts, no suspicion, no pinned writer, same
+    configuration, target green.
+
+    Raises:
+        Refused: naming the first gate that is not passed.
+    """
+    m = co.migration
+    if m.suspicions:
+        raise Refused(
+            f"The migration is suspect: {m.suspicions[0]}.",
+            hint="Run `qferry verify --repair`; it checks every point and clears this.",
+        )
+    if m.verified is None:
+        raise Refused("Nothing proves yet that the target equals the source.", hint="Run `qferry verify` first.")
+    for writer in (yield from records.writers()):
+        if writer.pins.dual_write is False:
+            raise Refused(
+                f"{writer.describe()} is kept from the target by ENABLE_DUAL_WRITE=false.",
+                hint="Restart it without the variable.",
+            )
+    infos = yield from _infos(m)
+    unlike = [*configuration.differences(*infos, m.overrides), *configuration.index_differences(*infos)]
+    if unlike:
+        raise Refused(
+            f"The configurations have come apart since the check: {unlike[0]}.", hint="Run `qferry verify --repair`."
+        )
+
+
+def wait_until_green(co: Coordinator, timeout_s: float) -> Flow[None]:
+    """Wait until the target has built its indexes and shows every point it has."""
+    m = co.migration
+    began: float = yield Now()
+    while True:
+        info = yield wire.info(m.target_url, m.target)
+        queue = info.get("update_queue") or {}
+        if info["status"] == "green" and not queue.get("length") and not queue.get("deferred_points"):
+            return
+        now: float = yield Now()
+        if now - began > timeout_s:
+            raise Refused(
+                f"After {timeout_s:.0f} s the target is still {info['status']}: its indexes are not complete.",
+                hint="Searches on it would be slow; wait for it, or raise --green-timeout.",
+            )
+        done, total = info.get("indexed_vectors_count") or 0, info.get("points_count") or 0
+        yield Report("index", min(done, total), total, f"target is {info['status']}")
+        yield from co.stay()
+        yield Sleep(0.5)
+
+
+def switch(co: Coordinator, percent: int, *, green_timeout_s: float = 3600.0) -> Flow[None]:
+    """
+    Send `percent` of the reads to the target.
+
+    Raises:
+        Refused: A gate is not passed; nothing changed.
+    """
+    m = co.migration
+    if m.phase not in (Phase.COPIED, Phase.SWITCHED):
+        raise out_of_order(m.phase, f"qferry switch --percent {percent}")
+    opening = m.phase is Phase.COPIED
+    yield from co.roll_call("switch asked for")
+    yield from require_evidence(co)
+    yield from wait_until_green(co, green_timeout_s)
+    if opening and m.policy is not WritePolicy.BOTH:
+        # From here on a write that the target misses would be missed by readers: everyone must require both sides
+        # before anyone reads from the target.
+        epoch = yield from co.publish({"policy": WritePolicy.BOTH.value}, "policy both")
+        yield from co.acknowledged(epoch)
+    if opening:
+        yield from drain_well(co)
+        done = yield from cycle(co, "journal cycle before the switch")
+        if done.left:
+            raise Refused(f"{done.left} points keep differing.", hint="Run `qferry verify`, then try again.")
+        yield from require_evidence(co)  # hearing the writers may have raised a suspicion
+    epoch = yield from co.move(
+        Event.READS_SWITCHED, f"reads {percent} % on the target", {"read_percent": percent}, percent=percent
+    )
+    yield from co.acknowledged(epoch)
+
+
+def rollback(co: Coordinator) -> Flow[None]:
+    """Send every read to the source again. The source has been truth all along, so this is only routing."""
+    epoch = yield from co.move(Event.ROLLED_BACK, "reads back on the source", {"read_percent": 0})
+    yield from co.acknowledged(epoch)
+
+
+def soak(co: Coordinator, seconds: float) -> Flow[int]:
+    """Keep settling the journal, so that what concurrent writers leave apart comes together; returns repairs."""
+    began: float = yield Now()
+    repaired = 0
+    while True:
+        done = yield from drain_well(co)
+        repaired += done.repaired
+        now: float = yield Now()
+        yield Report("soak", int(now - began), int(seconds), f"{repaired:,} points repaired")
+        if now - began >= seconds:
+            return repaired
+        yield from co.stay()
+        yield Sleep(1.0)
+
+
+def finish(co: Coordinator, cleanup_after: str) -> Flow[None]:
+    """
+    Let the application leave the source; no write pause.
+
+    (a) every writer requires both sides, (b) all reads are on the target, (c) verified, not suspect, and one clean
+    journal cycle; (d) repairs stop for good; (e) the target becomes truth, then the only one, each writer at its own
+    pace.  (e) has two steps, so that while some writers already write to the target alone, no other writer resolves
+    a filter, or judges a missing point, on the source (docs/adr/0004).
+
+    Raises:
+        Refused: A gate is not passed, or the cycles keep finding differences; nothing changed.
+    """
+    if co.migration.phase is Phase.SWITCHED:
+        yield from _seal(co, cleanup_after)
+    if co.migration.phase is Phase.FINISHING:
+        yield from co.acknowledged(co.migration.epoch)
+        at: str = yield Today()
+        yield from co.move(Event.SOURCE_RETIRED, "writers leave the source", {"finished_at": at})
+    if co.migration.phase is not Phase.FINISHED:
+        raise out_of_order(co.migration.phase, "qferry finish")
+    yield from co.acknowledged(co.migration.epoch)
+    yield from _move_aliases(co)
+
+
+def _seal(co: Coordinator, cleanup_after: str) -> Flow[None]:
+    m = co.migration
+    if m.read_percent != 100:
+        raise Refused(
+            f"Only {m.read_percent} % of the reads are on the target.", hint="Run `qferry switch --percent 100` first."
+        )
+    yield from require_evidence(co)
+    for writer in (yield from records.writers()):
+        if writer.pins.new_reads is False:
+            raise Refused(
+                f"{writer.describe()} is kept on the source by ENABLE_NEW_READS=false.",
+                hint="Restart it without the variable.",
+            )
+    for attempt in range(1, FINISH_CYCLES + 1):
+        yield Report("cycle", attempt, FINISH_CYCLES, "looking for a journal cycle without a difference")
+        yield from drain_well(co)
+        done = yield from cycle(co, "journal cycle before finish")
+        yield from require_evidence(co)
+        if not done.repaired and not done.left:
+            break
+    else:
+        raise Refused(
+            f"{FINISH_CYCLES} journal cycles in a row found differences: several processes keep writing the same "
+            "points at the same instant.",
+            hint="Run `qferry finish` again when they write less; reads and writes go on as they are.",
+        )
+    yield from co.drop_fence()
+    yield from co.move(Event.SEALED, "point of no return: the target is truth", {"cleanup_after": cleanup_after})
+
+
+def _move_aliases(co: Coordinator) -> Flow[None]:
+    """Point the source's aliases, on the same server, at the target; for readers without qferry."""
+    m = co.migration
+    if m.target_url != HOME:
+        return
+    listed = yield wire.aliases(HOME)
+    mine = [a["alias_name"] for a in listed["aliases"] if a["collection_name"] == m.source]
+    moved = [name for name in mine if not name.startswith(CONTROL_COLLECTION)]
+    if moved:
+        yield wire.change_aliases(HOME, drop=moved, create=dict.fromkeys(moved, m.target))
+        yield from co.note("aliases moved", aliases=moved)
+
+
+def abort(co: Coordinator) -> Flow[None]:
+    """Return to the source alone and remove what this migration has made. Possible at any time before finish."""
+    if co.migration.phase is Phase.SWITCHED:
+        yield from rollback(co)
+        # A reader whose key may not write is on no list; its lease must run out before the target falls behind.
+        yield Sleep(LEASE_S + LEASE_MARGIN_S)
+    if co.migration.phase is not Phase.ABORTING:
+        yield from co.move(Event.ABANDONED, "abort: writes on the source alone", {"read_percent": 0})
+    yield from co.acknowledged(co.migration.epoch)
+    yield from co.drop_fence()
+    m = co.migration
+    if (yield from carries_marker(m, Side.TARGET)):
+        yield wire.delete_collection(m.target_url, m.target)
+    yield from _dismantle(m)
+    yield from co.move(Event.DISMANTLED, "aborted")
+
+
+def carries_marker(m: Migration, side: Side) -> Flow[bool]:
+    """Whether the collection of that name is still the very one this migration began with."""
+    listed = yield wire.aliases(m.server(side))
+    return {"alias_name": m.marker(side), "collection_name": m.collection(side)} in listed["aliases"]
+
+
+def _dismantle(m: Migration) -> Flow[None]:
+    """Remove the journal and the markers that are left."""
+    yield from _delete_collection(HOME, m.journal_collection)
+    for server, marker in ((HOME, m.marker(Side.SOURCE)), (m.target_url, m.marker(Side.TARGET))):
+        listed = yield wire.aliases(server)
+        if marker in [a["alias_name"] for a in listed["aliases"]]:
+            yield wire.change_aliases(server, drop=[marker])
+
+
+def _delete_collection(server: str, name: str) -> Flow[None]:
+    try:
+        yield wire.delete_collection(server, name)
+    except Rejected as error:
+        if error.status != 404:
+            raise
+
+
+def cleanup(co: Coordinator) -> Flow[Json]:
+    """
+    Delete the source after a final snapshot; returns the snapshot's description.
+
+    Raises:
+        Refused: The safety period is not over, somebody still uses the source, or it is not the collection this
+            migration began with.
+        DataMismatch: No snapshot could be taken.
+    """
+    m = co.migration
+    if m.phase is not Phase.FINISHED:
+        raise out_of_order(m.phase, "qferry cleanup")
+    now: str = yield Today()
+    if m.cleanup_after is not None and now < m.cleanup_after:
+        raise Refused(
+            f"The safety period runs until {m.cleanup_after}.", hint="Run `qferry cleanup` after that; nothing was deleted."
+        )
+    yield from co.roll_call("cleanup asked for")
+    # Readers whose keys may not write are on no list; their leases have run out after this.
+    yield Sleep(LEASE_S + LEASE_MARGIN_S)
+    listed = yield wire.aliases(HOME)
+    aliases = [a["alias_name"] for a in listed["aliases"] if a["collection_name"] == m.source]
+    foreign = [name for name in aliases if name != m.marker(Side.SOURCE)]
+    if foreign:
+        raise Refused(
+            f"The alias `{foreign[0]}` still points at `{m.source}`.",
+            hint=f"Point it at `{m.target}`, or remove it, then run `qferry cleanup` again.",
+        )
+    present = (yield wire.exists(HOME, m.source))["exists"]
+    snapshot: Json = None
+    if present:
+        if m.marker(Side.SOURCE) not in aliases:
+            raise Refused(
+                f"`{m.source}` is not the collection this migration began with: it lacks its marker.",
+                hint="Somebody has made it anew; delete it by hand if you are sure.",
+            )
+        yield Report("snapshot", text=f"taking a final snapshot of `{m.source}`")
+        snapshot = yield wire.create_snapshot(HOME, m.source)
+        if not snapshot or not snapshot.get("name"):
+            raise DataMismatch(f"The final snapshot of `{m.source}` could not be taken, so it was not deleted.")
+        yield from co.note("final snapshot", **snapshot)
+        yield wire.delete_collection(HOME, m.source)
+    yield from _dismantle(m)
+    yield from co.move(Event.SOURCE_DELETED, "source deleted", snapshot=snapshot)
+    return snapshot
+
+
+def one_of(found: Sequence[Migration], source: str | None) -> Migration:
+    """
+    The migration a command means: the one of that source (or target, or alias), or the only one that is not over.
+
+    Raises:
+        Refused: There is none, or more than one.
+    """
+    if source is not None:
+        matching = [m for m in found if source in m.names]
+        if not matching:
+            raise Refused(
+                f"There is no migration of `{source}` on this server.", hint="`qferry status` lists them."
+            )
+        return matching[-1]
+    live = [m for m in found if m.phase not in ENDED]
+    if len(live) != 1:
+        names = ", ".join(f"`{m.source}`" for m in live) or "none"
+        raise Refused(
+            f"{len(live)} migrations are under way ({names}), so the command needs the source's name.",
+            hint="Give it as the first argument.",
+        )
+    return live[0]
+

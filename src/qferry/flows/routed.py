@@ -1,0 +1,148 @@
+"""
+A call of the application, from its admission to its answer.
+
+`routed` wraps every call: it acts on a valid view, is counted on that view while it runs, and looks at the lease
+again when it ends.  A process may be stopped for an hour between its check and its send; the look afterwards finds
+that out before the caller is told anything, and the call is carried out again on the routing of now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from qferry.errors import FerryError, LeaseLost, NotAllowed
+from qferry.flows.effects import Call, Flow, Fresh, Now
+from qferry.flows.fate import Fate, fate_of
+from qferry.protocol.doubt import Doubt
+from qferry.protocol.phases import Routing, Side
+from qferry.protocol.records import HOME
+from qferry.protocol.session import Route, Session, View
+
+T = TypeVar("T")
+
+
+def routed(session: Session, collection: str, attempt: Callable[[View, Route | None], Flow[T]]) -> Flow[T]:
+    """
+    Carry out `attempt` on the route for `collection`, again if the lease ran out meanwhile and the route has changed.
+
+    Every write of the server is absolute ("set to", never "add"), so carrying one out twice within one call is
+    carrying it out at the later moment.
+
+    Raises:
+        LeaseLost: The routing could not be renewed; nothing was sent on old routing.
+    """
+    session.calls += 1
+    while True:
+        now: float = yield Now()
+        if not session.valid(now):
+            yield from _renew(session)
+        view, route = session.view, session.route(collection)
+        view.enter(now)
+        try:
+            result = yield from attempt(view, route)
+        finally:
+            view.leave()
+        now = yield Now()
+        if session.valid(now) or (yield from _still_current(session, view, collection)):
+            return result
+        if route is None or route.writes is not Routing.DUAL:
+            # What the call touched is in no journal.  Named ids are journalled by the second attempt; points
+            # chosen by a filter may no longer match it, so only a full check can speak for them.
+            new = session.live_migration_of(collection)
+            if new is not None:
+                session.suspects.add(new.id)
+
+
+def _renew(session: Session) -> Flow[None]:
+    try:
+        yield Fresh()
+    except FerryError as error:
+        raise LeaseLost(
+            f"The migration state cannot be read, so nothing may be sent: {error.message}",
+            hint=error.hint or "Retry when the server answers again.",
+        ) from error
+
+
+def _still_current(session: Session, view: View, collection: str) -> Flow[bool]:
+    yield from _renew(session)
+    before, after = view.routes.get(collection), session.route(collection)
+    return before == after or (
+        before is not None
+        and after is not None
+        and (before.writes, before.truth, before.read_percent) == (after.writes, after.truth, after.read_percent)
+    )
+
+
+def read(session: Session, method: str, collection: str, arguments: dict[str, Any]) -> Flow[Any]:
+    """A read: from the source, or from the target for the read share; from the source again if the target fails."""
+
+    def attempt(_: View, route: Route | None) -> Flow[Any]:
+        if route is None:
+            return (yield Call(HOME, method, collection, (), arguments))
+        m = route.migration
+        side = Side.TARGET if route.read_percent > session.random() * 100 else Side.SOURCE
+        if side is Side.SOURCE or route.truth is Side.TARGET:
+            return (yield Call(m.server(side), method, m.collection(side), (), arguments))
+        try:
+            return (yield Call(m.server(side), method, m.collection(side), (), arguments))
+        except Exception:  # noqa: BLE001  whatever ails the target, the source is still truth and answers for it
+            return (yield Call(HOME, method, m.source, (), arguments))
+
+    return (yield from routed(session, collection, attempt))
+
+
+def one_sided(view: View, call: Call) -> Flow[Any]:
+    """A write that goes to one side only, unchanged; its view learns if nobody knows what became of it."""
+    try:
+        return (yield call)
+    except BaseException as error:
+        if not isinstance(error, Exception) or fate_of(error) is Fate.UNKNOWN:
+            view.doubts.append(Doubt([call.server]))
+        raise
+
+
+def one_place(route: Route | None, collection: str) -> tuple[str, str]:
+    """Server and collection of a call that concerns one side only: the one that is truth."""
+    if route is None:
+        return HOME, collection
+    return route.migration.server(route.truth), route.migration.collection(route.truth)
+
+
+def on_truth(session: Session, method: str, collection: str, arguments: dict[str, Any]) -> Flow[Any]:
+    """A call that concerns the collection itself (its snapshots, its cluster state): on the side that is truth."""
+
+    def attempt(view: View, route: Route | None) -> Flow[Any]:
+        server, name = one_place(route, collection)
+        return (yield from one_sided(view, Call(server, method, name, (), arguments)))
+
+    return (yield from routed(session, collection, attempt))
+
+
+def guarded(session: Session, method: str, collection: str, arguments: dict[str, Any]) -> Flow[Any]:
+    """A call that would pull a collection from under a migration: refused while one lives."""
+
+    def attempt(view: View, route: Route | None) -> Flow[Any]:
+        refuse_if_live(session, method, [collection])
+        server, name = one_place(route, collection)
+        return (yield from one_sided(view, Call(server, method, name, (), arguments)))
+
+    return (yield from routed(session, collection, attempt))
+
+
+def refuse_if_live(session: Session, method: str, collections: Iterable[str]) -> None:
+    """
+    Refuse `method` if a migration has one of `collections` in hand.
+
+    Raises:
+        NotAllowed: with the migration, its phase and the way out.
+    """
+    for collection in collections:
+        m = session.live_migration_of(collection)
+        if m is not None:
+            raise NotAllowed(
+                f"`{method}` is refused: `{collection}` belongs to the migration of `{m.source}` to `{m.target}`, "
+                f"which is {m.phase.value}.",
+                hint="Abort it (`qferry abort`) or complete it (`qferry finish`, `qferry cleanup`) first.",
+                collection=collection,
+            )

@@ -1,0 +1,169 @@
+"""
+Check, repair, and the settling of the journal: where rule (J) is kept.
+
+A settled entry is one whose check found both sides equal, and that check began after the entry was read; the entry
+was flushed after its write had ended, or will be flushed again.  Nothing is settled while a copy runs, and only the
+holder of the claim repairs, through its fence: every copy and repair that read the point earlier has landed or
+cannot land any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from qferry.control import wire
+from qferry.errors import Refused
+from qferry.flows.coordinator import Coordinator
+from qferry.flows.effects import Flow, Json, Report, Sleep, Together
+from qferry.protocol.journal import PointId
+from qferry.protocol.phases import Phase, Side
+from qferry.protocol.records import HOME, Migration
+
+CHECK_POINTS = 256
+# A write under way reaches the two sides a moment apart: look again before calling it a difference, in seconds.
+SECOND_LOOK_S = 0.05
+# A point that still differs after so many repairs is being written all the time; its entry stays for the next cycle.
+REPAIR_ROUNDS = 5
+
+_MAY_SETTLE = frozenset({Phase.COPIED, Phase.SWITCHED})
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What one pass over the journal did."""
+
+    checked: int = 0
+    repaired: int = 0  # points that were written to the target
+    left: int = 0  # entries that were still different when the pass left them
+
+    def __add__(self, other: Settled) -> Settled:
+        return Settled(self.checked + other.checked, self.repaired + other.repaired, self.left + other.left)
+
+
+def content(point: Json) -> bytes:
+    """A point's payload and vectors as bytes that are equal exactly when the data is: 1 is not 1.0, 0.0 not -0.0."""
+    return orjson.dumps([point.get("payload") or {}, point.get("vector")], option=orjson.OPT_SORT_KEYS)
+
+
+def check(migration: Migration, ids: Sequence[PointId]) -> Flow[dict[PointId, Json | None]]:
+    """
+    The points among `ids` that differ: the source's state of each, None where the source has none. Reads only.
+    """
+    m = migration
+    sides = (Side.SOURCE, Side.TARGET)
+    answers = yield Together(tuple(wire.retrieve(m.server(s), m.collection(s), ids) for s in sides))
+    for answer in answers:
+        if answer.error is not None:
+            raise answer.error
+    source, target = ({point["id"]: point for point in answer.value} for answer in answers)
+    return {
+        i: source.get(i)
+        for i in ids
+        if (i in source) != (i in target) or (i in source and content(source[i]) != content(target[i]))
+    }
+
+
+def repair(co: Coordinator, ids: Sequence[PointId]) -> Flow[tuple[int, set[PointId]]]:
+    """
+    Make the target equal to the source on `ids`; what is already equal is not written.
+
+    Returns:
+        How many points were written, and the ids that still differed at the last look.
+    """
+    m = co.migration
+    written = 0
+    differing: dict[PointId, Any] = yield from check(m, ids)
+    for _ in range(REPAIR_ROUNDS):
+        if not differing:
+            break
+        yield Sleep(SECOND_LOOK_S)
+        differing = yield from check(m, list(differing))
+        present = [point for point in differing.values() if point is not None]
+        absent = [i for i, point in differing.items() if point is None]
+        known = True
+        if present:
+            known = yield from co.write_target(wire.upsert(m.target_url, co.fence, [_whole(p) for p in present]))
+        if absent and known:
+            yield from co.write_target(wire.delete(m.target_url, co.fence, {"points": absent}))
+        written += len(differing)
+        differing = yield from check(m, list(differing))
+    return written, set(differing)
+
+
+def _whole(point: Json) -> Json:
+    return {"id": point["id"], "payload": point.get("payload") or {}, "vector": point.get("vector") or {}}
+
+
+def drain(co: Coordinator) -> Flow[Settled]:
+    """
+    One pass over the journal: check every entry, repair what differs, settle what is equal.
+
+    Raises:
+        Refused: The copy has not finished; its pages may still land on points that were found equal.
+    """
+    m = co.migration
+    if m.phase not in _MAY_SETTLE:
+        raise Refused(f"The journal is not settled while the migration is {m.phase.value}.")
+    total = Settled()
+    offset: PointId | None = None
+    expected = (yield wire.count(HOME, m.journal_collection))["count"]
+    while True:
+        page = yield wire.scroll(
+            HOME, m.journal_collection, offset=offset, limit=CHECK_POINTS, payload=["token"], majority=True
+        )
+        entries = {point["id"]: point["payload"]["token"] for point in page["points"]}
+        if entries:
+            total += yield from _settle(co, entries)
+            yield Report("settle", min(total.checked, expected), expected, "checking written points")
+        yield from co.stay()
+        offset = page["next_page_offset"]
+        if offset is None:
+            return total
+
+
+def _settle(co: Coordinator, entries: dict[PointId, str]) -> Flow[Settled]:
+    m = co.migration
+    differing = yield from check(m, list(entries))
+    written = 0
+    left: set[PointId] = set()
+    if differing:
+        written, left = yield from repair(co, list(differing))
+    equal = [i for i in entries if i not in left]
+    # A newer touch carries a token that this page has not seen and survives.  A token seen on this page is of a
+    # flush that began before the page was read, so the check also came after the writes it stands for.
+    condition = {
+        "must": [
+            {"has_id": equal},
+            {"key": "token", "match": {"any": sorted({entries[i] for i in equal})}},
+        ]
+    }
+    if equal:
+        yield wire.delete(HOME, m.journal_collection, {"filter": condition}, strong=True)
+    return Settled(len(entries), written, len(left))
+
+
+def drain_well(co: Coordinator, *, small: int = 1000, passes: int = 20) -> Flow[Settled]:
+    """Drain until what remains is only what was written in the last moments."""
+    total = Settled()
+    for _ in range(passes):
+        done = yield from drain(co)
+        total += done
+        if done.checked <= small:
+            break
+    return total
+
+
+def cycle(co: Coordinator, what: str) -> Flow[Settled]:
+    """
+    One journal cycle: hear every writer, then check everything that is in the journal.
+
+    It is clean if `repaired` and `left` are 0: every write in flight when it began has ended and been flushed, every
+    entry was found equal, and no repair wrote anything since it began.
+    """
+    yield from co.roll_call(what)
+    done: Settled = yield from drain(co)
+    return done

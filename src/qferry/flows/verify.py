@@ -1,0 +1,209 @@
+"""
+Verification: configuration, payload indexes, exact counts, and every point on both sides, bit by bit.
+
+A difference counts only if it outlasts the journal: the application writes on while this runs, so a point that
+differs is looked at again after everything journalled has been settled.  What still differs then was written by
+somebody who does not use qferry, or was lost with a process that vanished.  It never checks less than it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from qferry.control import wire
+from qferry.flows import configuration
+from qferry.flows.coordinator import Coordinator
+from qferry.flows.effects import Flow, Json, NewId, Now, Report, Sleep, Today, Together
+from qferry.flows.settle import check, content, drain, drain_well
+from qferry.protocol.journal import PointId
+from qferry.protocol.phases import Side
+from qferry.protocol.records import HEARTBEAT_S, HOME
+
+PAGE_POINTS = 1000
+# More differing points than this and the copy itself is in question: stop looking and say so.
+DIFFERENCES_MAX = 200_000
+# How often a point that differs is looked at again before it counts.
+LOOKS = 3
+_COUNT_TRIES = 30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check's verdict."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a verification found."""
+
+    checks: tuple[Check, ...]
+    points: int
+    differing: tuple[PointId, ...]
+    repaired: int
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+
+def verify(co: Coordinator, *, mend: bool = False) -> Flow[Verification]:
+    """
+    Check everything; with `mend`, also make the target equal where it is not.
+
+    A verification that passes becomes the evidence the switch asks for, and clears every suspicion raised before it
+    began.
+    """
+    began: float = yield Now()
+    yield from co.roll_call("verification began")
+    suspicions = co.migration.suspicions
+    yield from drain_well(co)
+    config, indexes = yield from _configuration(co, mend=mend)
+    points, differing = yield from _every_point(co)
+    repaired = len(differing) if mend else 0
+    if mend and differing:
+        differing = yield from _mend(co, differing)
+        repaired -= len(differing)
+    counts = yield from _counts(co)
+    ended: float = yield Now()
+    equal = Check(
+        "every point",
+        not differing,
+        f"{points:,} points compared bit by bit, {_told(differing)}" + (f", {repaired:,} repaired" if repaired else ""),
+    )
+    report = Verification((config, indexes, counts, equal), points, tuple(differing), repaired, round(ended - began, 2))
+    yield from _conclude(co, report, suspicions)
+    return report
+
+
+def _told(differing: Sequence[PointId]) -> str:
+    if not differing:
+        return "none differ"
+    some = ", ".join(str(i) for i in differing[:5])
+    return f"{len(differing):,} differ ({some}{', …' if len(differing) > 5 else ''})"
+
+
+def _configuration(co: Coordinator, *, mend: bool) -> Flow[tuple[Check, Check]]:
+    m = co.migration
+    source = yield wire.info(HOME, m.source)
+    target = yield wire.info(m.target_url, m.target)
+    if mend and configuration.index_differences(source, target):
+        yield from configuration.copy_indexes(m.target_url, m.target, source, target)
+        target = yield wire.info(m.target_url, m.target)
+    unlike = configuration.differences(source, target, m.overrides)
+    unlike_indexes = configuration.index_differences(source, target)
+    count = len(configuration.indexes(source))
+    return (
+        Check("configuration", not unlike, "; ".join(unlike) or "equal, apart from the overrides asked for"),
+        Check("payload indexes", not unlike_indexes, "; ".join(unlike_indexes) or f"{count} equal"),
+    )
+
+
+def _counts(co: Coordinator) -> Flow[Check]:
+    """
+    Exact counts: the target's lies between two readings of the source's.
+
+    While points come and go two counts are never of one moment; the reading is repeated until they fit.
+    """
+    m = co.migration
+    before = (yield wire.count(HOME, m.source))["count"]
+    target = 0
+    for _ in range(_COUNT_TRIES):
+        target = (yield wire.count(m.target_url, m.target))["count"]
+        after = (yield wire.count(HOME, m.source))["count"]
+        if min(before, after) <= target <= max(before, after):
+            return Check("exact counts", passed=True, detail=f"{target:,} on both sides")
+        before = after
+        yield from drain(co)
+    return Check("exact counts", passed=False, detail=f"{before:,} on the source, {target:,} on the target")
+
+
+def position(point_id: PointId) -> tuple[int, int]:
+    """Where an id stands in the server's order: numbers first, then UUIDs."""
+    return (0, point_id) if isinstance(point_id, int) else (1, UUID(point_id).int)
+
+
+def _every_point(co: Coordinator) -> Flow[tuple[int, list[PointId]]]:
+    """Merge both sides by id and compare; returns how many points there are, and the ids that really differ."""
+    m = co.migration
+    sides = (Side.SOURCE, Side.TARGET)
+    pending: list[PointId] = []
+    seen = 0
+    start: PointId | None = None
+    while True:
+        pages = yield Together(
+            tuple(
+                wire.scroll(m.server(s), m.collection(s), offset=start, limit=PAGE_POINTS, vector=True) for s in sides
+            )
+        )
+        for page in pages:
+            if page.error is not None:
+                raise page.error
+        ends = [page.value["next_page_offset"] for page in pages]
+        end = min((e for e in ends if e is not None), key=position, default=None)
+        source, target = (_before(page.value["points"], end) for page in pages)
+        seen += len(source)
+        ids = dict.fromkeys([*source, *target])
+        pending += [i for i in ids if i not in source or i not in target or content(source[i]) != content(target[i])]
+        yield Report("verify", seen, max(seen, m.expected_points), "comparing every point")
+        yield from co.stay()
+        if end is None or len(pending) > DIFFERENCES_MAX:
+            break
+        start = end
+    return seen, (yield from _still_differing(co, pending))
+
+
+def _before(points: Iterable[Json], end: PointId | None) -> dict[PointId, Json]:
+    return {p["id"]: p for p in points if end is None or position(p["id"]) < position(end)}
+
+
+def _still_differing(co: Coordinator, ids: Sequence[PointId]) -> Flow[list[PointId]]:
+    """Those of `ids` that differ even after all that is journalled, and was in flight, has been settled."""
+    left = list(ids)
+    for look in range(LOOKS):
+        if not left:
+            break
+        if look:
+            yield Sleep(HEARTBEAT_S)
+            yield from co.roll_call("verification looks again")
+            yield from drain_well(co)
+        found: list[PointId] = []
+        for start in range(0, len(left), PAGE_POINTS):
+            differing: dict[PointId, Any] = yield from check(co.migration, left[start : start + PAGE_POINTS])
+            found += differing
+            yield from co.stay()
+        left = found
+    return left
+
+
+def _mend(co: Coordinator, ids: Sequence[PointId]) -> Flow[list[PointId]]:
+    """Put ids into the journal, where they are repaired like any written point; returns those that still differ."""
+    token: str = yield NewId()
+    for start in range(0, len(ids), PAGE_POINTS):
+        points = [{"id": i, "vector": {}, "payload": {"token": token}} for i in ids[start : start + PAGE_POINTS]]
+        yield wire.upsert(HOME, co.migration.journal_collection, points, strong=True)
+    yield from drain_well(co)
+    return (yield from _still_differing(co, ids))
+
+
+def _conclude(co: Coordinator, report: Verification, suspicions: Sequence[str]) -> Flow[None]:
+    """Record the outcome; a suspicion raised while this ran stays, and keeps it from counting as evidence."""
+    details = {check.name: check.detail for check in report.checks}
+    if not report.passed:
+        yield from co.publish({"verified": None}, "verification failed", **details)
+        return
+    raised_since = [reason for reason in co.migration.suspicions if reason not in suspicions]
+    at: str = yield Today()
+    evidence = {"at": at, "epoch": co.migration.epoch, "points": report.points, "repaired": report.repaired}
+    changes: dict[str, Any] = {"suspicions": raised_since}
+    if not raised_since:
+        changes["verified"] = evidence
+    yield from co.publish(changes, "verified", **details)

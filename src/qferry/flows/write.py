@@ -1,0 +1,305 @@
+"""
+Writes: to one side, or to both at once with a journal.
+
+In `dual` and `capture` a write is the server's update operations, with known ids.  The ids enter the journal before
+anything is sent and are *in flight* until every side has answered; see protocol/journal.py for what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeAlias
+
+from qdrant_client import models
+
+from qferry.control import wire
+from qferry.errors import NotAllowed, TargetWriteFailed
+from qferry.flows import operations as ops
+from qferry.flows.effects import Call, Flow, Outcome, Sleep, Together
+from qferry.flows.fate import Fate, fate_of, text_of
+from qferry.flows.heartbeat import flush
+from qferry.flows.operations import Operation
+from qferry.flows.routed import one_place, one_sided, routed
+from qferry.protocol.doubt import Doubt
+from qferry.protocol.journal import PointId
+from qferry.protocol.phases import Phase, Routing, Side
+from qferry.protocol.session import Route, Session, View
+
+# Ids of one page when a filter is resolved, and of one operation after it.
+RESOLVE_POINTS = 1000
+# Options of a call that hold for each of its operations.
+_OPTIONS = ("ordering", "timeout")
+# Between two tries of an upload's piece, in seconds.
+RETRY_S = 0.2
+
+Attempt: TypeAlias = Callable[[View, Route | None], Flow[None]]
+
+
+def write(session: Session, method: str, collection: str, arguments: Mapping[str, Any]) -> Flow[Any]:
+    """
+    A write of points, routed.
+
+    Args:
+        session: The client's state.
+        method: The writing method of qdrant-client that was called.
+        collection: The name it was called with.
+        arguments: Its arguments by name, without the collection.
+
+    Returns:
+        What the method returns without qferry, from the side that is truth.
+
+    Raises:
+        TargetWriteFailed: The truth has the write, the other side may not; repeating it is safe.
+        LeaseLost: Nothing was sent.
+        Exception: The truth's own error, unchanged.
+    """
+
+    def attempt(view: View, route: Route | None) -> Flow[Any]:
+        if route is None or route.writes in (Routing.SOURCE_ONLY, Routing.TARGET_ONLY):
+            server, name = one_place(route, collection)
+            return (yield from one_sided(view, Call(server, method, name, (), arguments)))
+        results = yield from journalled(session, view, route, ops.operations_of(method, arguments), _options(arguments))
+        return results if method == "batch_update_points" else results[-1]
+
+    return (yield from routed(session, collection, attempt))
+
+
+def _options(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: arguments[name] for name in _OPTIONS if arguments.get(name) is not None}
+
+
+def journalled(
+    session: Session, view: View, route: Route, operations: Sequence[Operation], options: Mapping[str, Any]
+) -> Flow[list[models.UpdateResult]]:
+    """Carry out operations in order, to both sides or (`capture`) to the truth alone; one result per operation."""
+    if route.pinned_off:
+        raise NotAllowed(
+            "ENABLE_DUAL_WRITE=false keeps this process from the target, but readers already see the target.",
+            hint="Remove the variable and restart the process, or roll the reads back with `qferry rollback`.",
+        )
+    results: list[models.UpdateResult] = []
+    for run in ops.runs(operations):
+        chosen = ops.filter_of(run[0])
+        if chosen is None:
+            ids = list(dict.fromkeys(i for operation in run for i in ops.ids_of(operation)))
+            results += yield from _send(session, view, route, run, ids, options)
+            continue
+        found = yield from _resolve(route, chosen)
+        result: list[models.UpdateResult] = []
+        for start in range(0, max(len(found), 1), RESOLVE_POINTS):
+            ids = found[start : start + RESOLVE_POINTS]
+            result = yield from _send(session, view, route, [ops.narrowed(run[0], ids)], ids, options)
+        results += result
+    return results
+
+
+def _resolve(route: Route, chosen: models.Filter) -> Flow[list[PointId]]:
+    """
+    The ids a filter matches on the side that is truth.
+
+    While writers are still taking up dual writes, some may have writes under way that were acknowledged but not yet
+    applied (`wait=false`), which the filter would have met in the server's own order: a barrier lets them land first.
+    """
+    m = route.migration
+    server, name = m.server(route.truth), m.collection(route.truth)
+    if m.phase is Phase.STARTING:
+        yield wire.barrier(server, name)
+    condition = chosen.model_dump(mode="json", exclude_none=True)
+    ids: list[PointId] = []
+    offset: PointId | None = None
+    while True:
+        page = yield wire.scroll(
+            server, name, filter=condition, offset=offset, limit=RESOLVE_POINTS, payload=False
+        )
+        ids += [point["id"] for point in page["points"]]
+        offset = page["next_page_offset"]
+        if offset is None:
+            return ids
+
+
+def _send(
+    session: Session,
+    view: View,
+    route: Route,
+    run: Sequence[Operation],
+    ids: Sequence[PointId],
+    options: Mapping[str, Any],
+) -> Flow[list[models.UpdateResult]]:
+    """Send one run to the sides the route names, and keep the journal about it."""
+    m = route.migration
+    journal = session.journal(m)
+    sides = [route.truth, route.truth.other] if route.writes is Routing.DUAL else [route.truth]
+    doubt: Doubt | None = Doubt(map(m.server, sides))  # until the answers say otherwise
+    journal.begin(ids)
+    try:
+        if session.journal_before:
+            yield from flush(session, m, journal)
+        outcomes: list[Outcome] = list((yield Together(tuple(_batch(route, side, run, options) for side in sides))))
+        if len(outcomes) > 1 and outcomes[0].error is None and _missing_point(outcomes[1]):
+            outcomes[1] = yield from _leave_out_missing(route, sides[1], run, ids, options)
+        unknown = [m.server(side) for side, outcome in zip(sides, outcomes, strict=True) if _in_doubt(outcome)]
+        doubt = Doubt(unknown) if unknown else None
+    finally:
+        journal.end(ids, doubt)
+        if doubt is not None:
+            view.doubts.append(doubt)
+    error = outcomes[0].error or (yield from _judge_other(session, route, outcomes[1:], ids))
+    if error is not None:
+        raise error
+    return _weaker(outcomes)
+
+
+def _batch(route: Route, side: Side, run: Sequence[Operation], options: Mapping[str, Any]) -> Call:
+    arguments = {"update_operations": list(run), "wait": True, **options}
+    m = route.migration
+    return Call(m.server(side), "batch_update_points", m.collection(side), (), arguments)
+
+
+def _missing_point(outcome: Outcome) -> bool:
+    return outcome.error is not None and fate_of(outcome.error) is Fate.MISSING_POINT
+
+
+def _in_doubt(outcome: Outcome) -> bool:
+    if outcome.error is not None:
+        return fate_of(outcome.error) is Fate.UNKNOWN
+    return any(result.status != models.UpdateStatus.COMPLETED for result in outcome.value)
+
+
+def _leave_out_missing(
+    route: Route, side: Side, run: Sequence[Operation], ids: Sequence[PointId], options: Mapping[str, Any]
+) -> Flow[Outcome]:
+    """
+    Send a run again so that points the side does not have (yet) are passed over.
+
+    They are in the journal, like all of `ids`: the copy brings them, or the check after it does (docs/adr/0005).
+    """
+    m = route.migration
+    present: frozenset[PointId] = frozenset()
+    if any(isinstance(operation, models.UpdateVectorsOperation) for operation in run):
+        (found,) = yield Together(
+            (wire.retrieve(m.server(side), m.collection(side), ids, payload=False, vector=False),)
+        )
+        if found.error is not None:
+            return Outcome(error=found.error)
+        present = frozenset(point["id"] for point in found.value)
+    tolerant = [form for operation in run if (form := ops.tolerant(operation, present)) is not None]
+    if not tolerant:
+        return Outcome(value=[])
+    (outcome,) = yield Together((_batch(route, side, tolerant, options),))
+    answer: Outcome = outcome
+    if _missing_point(answer):  # a point vanished in between: someone deletes it on both sides; the journal has it
+        return Outcome(value=[])
+    return answer
+
+
+def _judge_other(
+    session: Session, route: Route, others: Sequence[Outcome], ids: Sequence[PointId]
+) -> Flow[Exception | None]:
+    """What a failure on the side that is not truth means for the caller."""
+    failed = next((outcome.error for outcome in others if outcome.error is not None), None)
+    if failed is None:
+        return None
+    m = route.migration
+    if not route.must_reach_both:
+        yield from flush(session, m, session.journal(m))  # durable before the caller hears of success
+        return None
+    truth, other = route.truth, route.truth.other
+    error = TargetWriteFailed(
+        f"The {truth.value} `{m.collection(truth)}` has the write, the {other.value} `{m.collection(other)}` "
+        f"may not: {text_of(failed)}",
+        hint="Repeating the call is safe; the points stay in the journal until both sides are equal.",
+        point_ids=list(ids),
+        side=other.value,
+    )
+    error.__cause__ = failed
+    return error
+
+
+def _weaker(outcomes: Sequence[Outcome]) -> list[models.UpdateResult]:
+    """The truth's results; where the other side is not through yet, its status, so that nobody takes it for done."""
+    results: list[models.UpdateResult] = outcomes[0].value
+    for outcome in outcomes[1:]:
+        if outcome.error is None and len(outcome.value) == len(results):
+            results = [
+                mine if theirs.status == models.UpdateStatus.COMPLETED else mine.model_copy(update={"status": theirs.status})
+                for mine, theirs in zip(results, outcome.value, strict=True)
+            ]
+    return results
+
+
+def upload(
+    session: Session, collection: str, points: Iterable[models.PointStruct], arguments: Mapping[str, Any]
+) -> Flow[None]:
+    """
+    `upload_points` and `upload_collection`: piece by piece, so that each piece follows the routing of its moment.
+
+    While a migration journals, pieces are sent one after the other and waited for, whatever `parallel` and `wait`
+    say.  A piece that fails is tried `max_retries` more times, as upstream does.
+    """
+    rest = {k: v for k, v in arguments.items() if k not in ("points", "vectors", "payload", "ids")}
+    size = int(rest.get("batch_size", 64))
+    retries = int(rest.get("max_retries", 3))
+    piece_points = size * (1 if rest.get("parallel", 1) == 1 else 256)
+    stream = iter(points)
+
+    def piece_sender(piece: list[models.PointStruct]) -> Attempt:
+        def attempt(view: View, route: Route | None) -> Flow[None]:
+            if route is None or route.writes in (Routing.SOURCE_ONLY, Routing.TARGET_ONLY):
+                server, name = one_place(route, collection)
+                yield from one_sided(view, Call(server, "upload_points", name, (), {**rest, "points": piece}))
+                return
+            named = {k: rest.get(k) for k in ("shard_key_selector", "update_filter", "update_mode")}
+            for start in range(0, len(piece), size):
+                batch = ops.operations_of("upsert", {**named, "points": piece[start : start + size]})
+                yield from _persistently(session, view, route, batch, retries)
+
+        return attempt
+
+    while piece := list(islice(stream, piece_points)):
+        yield from routed(session, collection, piece_sender(piece))
+
+
+def _persistently(
+    session: Session, view: View, route: Route, batch: Sequence[Operation], retries: int
+) -> Flow[None]:
+    for left in range(retries, -1, -1):
+        try:
+            yield from journalled(session, view, route, batch, {})
+        except Exception as error:
+            if not left or (fate_of(error) is Fate.REJECTED and not isinstance(error, TargetWriteFailed)):
+                raise
+            yield Sleep(RETRY_S)
+        else:
+            return
+
+
+def configure(session: Session, method: str, collection: str, arguments: Mapping[str, Any]) -> Flow[Any]:
+    """
+    A change of a collection's configuration or payload indexes: to both sides in `dual`, or to the truth alone.
+
+    Raises:
+        TargetWriteFailed: The truth has the change, the other side has not.
+    """
+
+    def attempt(view: View, route: Route | None) -> Flow[Any]:
+        if route is None or route.writes is not Routing.DUAL:
+            server, name = one_place(route, collection)
+            return (yield from one_sided(view, Call(server, method, name, (), arguments)))
+        m = route.migration
+        sides = (route.truth, route.truth.other)
+        first, second = yield Together(
+            tuple(Call(m.server(side), method, m.collection(side), (), arguments) for side in sides)
+        )
+        if first.error is not None:
+            raise first.error
+        if second.error is not None:
+            raise TargetWriteFailed(
+                f"The {sides[0].value} has the change, the {sides[1].value} `{m.collection(sides[1])}` has not: "
+                f"{text_of(second.error)}",
+                hint="Repeat the call; `qferry verify` compares the configurations.",
+                side=sides[1].value,
+            ) from second.error
+        return first.value
+
+    return (yield from routed(session, collection, attempt))

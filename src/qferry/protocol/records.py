@@ -1,0 +1,195 @@
+"""
+What is remembered about migrations and writers, and the plain form in which it is stored.
+
+Records carry `format`; one that this version does not know is refused rather than guessed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import Enum
+from typing import Any
+
+from qferry.errors import Refused
+from qferry.protocol.phases import ROUTING, TARGET_IS_TRUTH, Phase, Routing, Side
+
+FORMAT = 1
+CONTROL_COLLECTION = "_qferry"
+# The server a client was made for: the source's, where the records are.
+HOME = ""
+
+# A writer may go on for this long on the routing it read last.  Both sides of the protocol must agree on it, so it
+# is a constant and not a setting: the coordinator waits it out for clients it cannot see.
+LEASE_S = 5.0
+# Clocks of two machines may differ in rate, and an answer needs time to arrive: the coordinator waits this much more.
+LEASE_MARGIN_S = 1.0
+HEARTBEAT_S = 1.0
+# A coordinator's claim lapses when its beat has not moved for this long.
+CLAIM_S = 10.0
+
+
+class WritePolicy(str, Enum):
+    """When a dual write counts as successful."""
+
+    BOTH = "both"  # both sides have it: the document's rule, and always in force once readers see the target
+    SOURCE_FIRST = "source_first"  # the source has it, and the ids are durable in the journal if the target has not
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One source, one target, one control record."""
+
+    id: str
+    source: str
+    target: str
+    names: tuple[str, ...]  # every name under which an application may call: source, target, aliases, older names
+    target_url: str = HOME
+    phase: Phase = Phase.PREPARING
+    epoch: int = 1
+    read_percent: int = 0
+    policy: WritePolicy = WritePolicy.BOTH
+    claim: str = ""  # the token of the coordinator at work; empty when none is
+    claim_by: str = ""  # its host and pid, for people
+    claim_beat: int = 0
+    created_at: str = ""
+    expected_points: int = 0
+    copied_points: int = 0
+    copy_cursor: int | str | None = None  # the id the copy goes on from; None: from the beginning
+    verified: Mapping[str, Any] | None = None  # evidence of the last clean full check; None: not, or no longer, verified
+    suspicions: tuple[str, ...] = ()  # reasons why only a full check may be trusted
+    finished_at: str | None = None
+    cleanup_after: str | None = None
+    aliases: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def routing(self) -> Routing:
+        """What a client without pins does with a write."""
+        return ROUTING[self.phase]
+
+    @property
+    def truth(self) -> Side:
+        """The side whose answer counts and on which filters are resolved."""
+        return Side.TARGET if self.phase in TARGET_IS_TRUTH else Side.SOURCE
+
+    @property
+    def journal_collection(self) -> str:
+        """The durable journal, next to the source."""
+        return f"{CONTROL_COLLECTION}_journal_{self.id[:8]}"
+
+    def collection(self, side: Side) -> str:
+        """The collection's real name on `side`."""
+        return self.source if side is Side.SOURCE else self.target
+
+    def server(self, side: Side) -> str:
+        """The server `side` is on."""
+        return HOME if side is Side.SOURCE else self.target_url
+
+    def marker(self, side: Side) -> str:
+        """
+        The alias that says "this very collection belongs to this migration".
+
+        The server drops an alias together with its collection, so one that was deleted and made anew is not marked.
+        """
+        return f"{CONTROL_COLLECTION}_{self.id[:8]}_{side.value}"
+
+    @property
+    def fence_prefix(self) -> str:
+        """What every fence alias of this migration begins with."""
+        return f"{CONTROL_COLLECTION}_{self.id[:8]}_fence_"
+
+    def fence(self, token: str) -> str:
+        """The alias through which the coordinator holding `token` writes to the target."""
+        return f"{self.fence_prefix}{token}"
+
+    def to_payload(self) -> dict[str, Any]:
+        """The record as a payload."""
+        return {"kind": "migration", **_plain(asdict(self))}
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> Migration:
+        """
+        Read a record.
+
+        Raises:
+            Refused: it was written in a format this version does not know.
+        """
+        values = _known_fields(cls, payload, "migration")
+        for name in ("names", "suspicions", "aliases"):
+            values[name] = tuple(values.get(name) or ())
+        values["phase"] = Phase(values["phase"])
+        values["policy"] = WritePolicy(values["policy"])
+        return cls(**values)
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Migration:
+        """A copy with `changes` applied."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Pins:
+    """
+    What the environment fixes for one process; `None` leaves it to the control record.
+
+    Args:
+        dual_write: `ENABLE_DUAL_WRITE`: False keeps this process's writes on the side that is truth.
+        new_reads: `ENABLE_NEW_READS`: True reads from the target once it is verified, False from the truth.
+    """
+
+    dual_write: bool | None = None
+    new_reads: bool | None = None
+
+    def describe(self) -> str:
+        """The pins as the operator set them; empty when there are none."""
+        named = {"ENABLE_DUAL_WRITE": self.dual_write, "ENABLE_NEW_READS": self.new_reads}
+        return ", ".join(f"{name}={str(value).lower()}" for name, value in named.items() if value is not None)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """One process's client, as it last reported itself."""
+
+    id: str
+    host: str
+    pid: int
+    since: str
+    beat: int
+    seen: Mapping[str, int]  # migration id -> epoch it routes new calls by
+    acked: Mapping[str, int]  # migration id -> epoch such that every earlier call has ended and been flushed
+    debts: Mapping[str, int]  # migration id -> ids not yet flushed
+    suspects: tuple[str, ...] = ()  # migrations for which this writer cannot say what it touched
+    pins: Pins = Pins()
+    calls: int = 0
+    busy_s: float = 0.0  # how long the oldest call that holds up an acknowledgement has been running
+    format: int = FORMAT
+
+    def describe(self) -> str:
+        """The writer as a person would look for it."""
+        return f"{self.host} pid {self.pid} (connected since {self.since})"
+
+    def to_payload(self) -> dict[str, Any]:
+        """The record as a payload."""
+        return {"kind": "writer", **_plain(asdict(self))}
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> Writer:
+        """Read a record; raises `Refused` for an unknown format."""
+        values = _known_fields(cls, payload, "writer")
+        values["suspects"] = tuple(values.get("suspects") or ())
+        values["pins"] = Pins(**values["pins"])
+        return cls(**values)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.value if isinstance(value, Enum) else value for key, value in values.items()}
+
+
+def _known_fields(cls: type[Any], payload: Mapping[str, Any], what: str) -> dict[str, Any]:
+    if payload.get("format") != FORMAT:
+        raise Refused(
+            f"A {what} record has format {payload.get('format')!r}, and this version of qferry knows only {FORMAT}.",
+            hint="Use the version of qferry that wrote it; nothing was changed.",
+        )
+    return {f.name: payload[f.name] for f in fields(cls) if f.name in payload}

@@ -1,0 +1,208 @@
+"""
+One client's view of the migrations around it: what it may do now, until when, and what it still owes.
+
+A `Session` is plain state.  Flows change it between two effects, and a driver never runs two such stretches at
+once, so nothing in here needs a lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from qferry.errors import Refused
+from qferry.protocol.doubt import Doubt
+from qferry.protocol.journal import Journal
+from qferry.protocol.phases import ENDED, JOURNALLED, Phase, Routing, Side
+from qferry.protocol.records import LEASE_S, Migration, Pins, Writer, WritePolicy
+
+# How long after its server's next answer a request that was given up may still be carried out, in seconds.  A
+# server works through what it has received within its own time-outs; a proxy that holds a closed connection's
+# bytes for longer than this is outside the assumptions (docs/guarantee.md).
+GRACE_S = 10.0
+
+
+KEEPS_JOURNAL = JOURNALLED | {Phase.FINISHING}
+
+
+@dataclass(frozen=True)
+class Route:
+    """How calls that name one of a migration's collections are carried out, pins included."""
+
+    migration: Migration
+    writes: Routing
+    truth: Side
+    read_percent: int
+
+    @classmethod
+    def of(cls, migration: Migration, pins: Pins) -> Route:
+        """The route for a process with `pins`."""
+        writes, percent = migration.routing, migration.read_percent
+        if writes is Routing.DUAL and migration.truth is Side.SOURCE:
+            # Pins pick among what is safe: nobody reads from a target that has not passed the switch's gates.
+            if pins.dual_write is False:
+                writes = Routing.CAPTURE
+            if pins.new_reads is not None:
+                percent = 100 if pins.new_reads and migration.phase is Phase.SWITCHED else 0
+        if migration.truth is Side.TARGET:
+            percent = 100
+        return cls(migration, writes, migration.truth, percent)
+
+    @property
+    def must_reach_both(self) -> bool:
+        """Whether a write that failed on the other side must fail for the caller too."""
+        m = self.migration
+        return m.policy is WritePolicy.BOTH or m.phase in (Phase.SWITCHED, Phase.FINISHING)
+
+    @property
+    def pinned_off(self) -> bool:
+        """Whether this process is kept from the target although readers already see it."""
+        return self.writes is Routing.CAPTURE and self.migration.phase is Phase.SWITCHED
+
+
+@dataclass
+class View:
+    """
+    What a client knew at one moment, and how many of its calls still act on it.
+
+    A writer acknowledges an epoch when every call that began under an older view has ended and been flushed.
+    """
+
+    serial: int
+    routes: Mapping[str, Route]  # every name of a migration -> its route
+    migrations: Mapping[str, Migration]
+    active: int = 0
+    oldest_call: float = 0.0
+    doubts: list[Doubt] = field(default_factory=list)
+
+    @property
+    def epochs(self) -> dict[str, int]:
+        """The epoch of every migration in this view."""
+        return {m.id: m.epoch for m in self.migrations.values()}
+
+    def enter(self, now: float) -> None:
+        """A call begins to act on this view."""
+        if not self.active:
+            self.oldest_call = now
+        self.active += 1
+
+    def leave(self) -> None:
+        """A call has ended; if it may still be carried out, its doubt is in `doubts` by now."""
+        self.active -= 1
+
+    def ended(self, now: float) -> bool:
+        """Whether no call that began under this view can still have an effect."""
+        return not self.active and all(doubt.over(now) for doubt in self.doubts)
+
+
+@dataclass
+class Session:
+    """
+    The state of one client between its calls.
+
+    Args:
+        writer_id: A unique id of this client.
+        host, pid, since: Who it is, for the operator.
+        pins: What the environment fixes for this process.
+        random: Returns a float in [0, 1); decides which reads go to the target.
+    """
+
+    writer_id: str
+    host: str
+    pid: int
+    since: str
+    pins: Pins
+    random: Callable[[], float]
+    grace_s: float = GRACE_S
+    lease_until: float = float("-inf")
+    view: View = field(default_factory=lambda: View(0, {}, {}))
+    retired: list[View] = field(default_factory=list)
+    journals: dict[str, Journal] = field(default_factory=dict)
+    suspects: set[str] = field(default_factory=set)
+    beat: int = 0
+    registered: bool = False
+    observer: bool = False  # the key may read but not write: it is no writer, and leases alone govern its reads
+    calls: int = 0
+    calls_at_last_beat: int = 0
+    idle_beats: int = 0
+    acked: dict[str, int] = field(default_factory=dict)
+    journal_before: bool = False  # make ids durable before each write, for those who pay the round trip
+
+    def valid(self, now: float) -> bool:
+        """Whether the present view may still be acted on."""
+        return now < self.lease_until
+
+    def adopt(self, migrations: Iterable[Migration], sent_at: float) -> None:
+        """
+        Take over what the control collection says, and let the lease run from the request's *sending*.
+
+        Names given to several migrations follow the newest of them.
+        """
+        found = {m.id: m for m in migrations}
+        self.lease_until = sent_at + LEASE_S
+        if {m.id: m.epoch for m in found.values()} == self.view.epochs:
+            return
+        routes: dict[str, Route] = {}
+        for migration in sorted(found.values(), key=lambda m: (m.created_at, m.id)):
+            if migration.phase in (Phase.PREPARING, Phase.ABORTED):
+                continue
+            route = Route.of(migration, self.pins)
+            routes.update(dict.fromkeys(migration.names, route))
+        self.retired.append(self.view)
+        self.view = View(self.view.serial + 1, routes, found)
+        for migration_id in [i for i in self.journals if i not in found or found[i].phase not in KEEPS_JOURNAL]:
+            del self.journals[migration_id]
+
+    def journal(self, migration: Migration) -> Journal:
+        """The journal this client keeps for `migration`."""
+        return self.journals.setdefault(migration.id, Journal())
+
+    def unanswered(self) -> list[Doubt]:
+        """The doubts whose servers have yet to answer something newer."""
+        return [doubt for view in [*self.retired, self.view] for doubt in view.doubts if doubt.unanswered]
+
+    def settled_view(self, now: float) -> View:
+        """The newest view such that every call begun under an older one has ended; drops those older ones."""
+        while self.retired and self.retired[0].ended(now):
+            self.retired.pop(0)
+        self.view.doubts = [doubt for doubt in self.view.doubts if not doubt.over(now)]
+        return self.retired[0] if self.retired else self.view
+
+    def acknowledge(self, view: View) -> None:
+        """Record that what began before `view` has ended and that a flush begun after that has succeeded."""
+        self.acked = view.epochs
+
+    def awaiting_acknowledgement(self) -> bool:
+        """Whether the control record is ahead of what has been acknowledged."""
+        return self.acked != self.view.epochs
+
+    def record(self, now: float) -> Writer:
+        """This client as the next heartbeat reports it."""
+        waiting = [v.oldest_call for v in self.retired if v.active]
+        return Writer(
+            id=self.writer_id,
+            host=self.host,
+            pid=self.pid,
+            since=self.since,
+            beat=self.beat,
+            seen=self.view.epochs,
+            acked=dict(self.acked),
+            debts={i: j.debt for i, j in self.journals.items()},
+            suspects=tuple(sorted(self.suspects)),
+            pins=self.pins,
+            calls=self.calls,
+            busy_s=round(now - min(waiting), 1) if waiting else 0.0,
+        )
+
+    def route(self, collection: str) -> Route | None:
+        """How calls naming `collection` are carried out; None: as if there were no qferry."""
+        return self.view.routes.get(collection)
+
+    def live_migration_of(self, collection: str) -> Migration | None:
+        """The migration that has `collection` in hand right now, if any."""
+        route = self.route(collection)
+        if route is None or route.migration.phase in ENDED:
+            return None
+        return route.migration
+
+
