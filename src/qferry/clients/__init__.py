@@ -1,0 +1,1 @@
+"""The two clients an application uses in place of qdrant-client's."""

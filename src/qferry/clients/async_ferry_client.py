@@ -1,0 +1,167 @@
+"""The asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import time
+import weakref
+from typing import Any
+
+from qdrant_client import AsyncQdrantClient, QdrantClient
+
+from qferry.clients.facade import (
+    admit_aliases,
+    by_name,
+    flow_for,
+    lay_over,
+    new_session,
+    parameter_names,
+)
+from qferry.clients.ferry_client import FerryClient
+from qferry.clients.table import Kind
+from qferry.drivers.aio import AsyncioDriver
+from qferry.drivers.blocking import BlockingDriver
+from qferry.errors import FerryError
+from qferry.flows.heartbeat import beat, goodbye, pulse
+from qferry.options import FerryOptions
+from qferry.protocol.records import HOME
+
+_log = logging.getLogger("qferry")
+_open: weakref.WeakSet[AsyncFerryClient] = weakref.WeakSet()
+
+
+class AsyncFerryClient(AsyncQdrantClient):
+    """
+    An `AsyncQdrantClient` that takes part in migrations; see `FerryClient` for what that means.
+
+    Use it on one event loop.  A background task beats once a second.  `upload_points` and `upload_collection` block
+    the loop, as upstream's do; a client of their own carries them out.
+
+    Args:
+        *args, **kwargs: As for `AsyncQdrantClient`.
+        ferry: Settings of its own; by default those the environment names.
+
+    Cancellation: a cancelled write may have been carried out; its points stay in the journal until both sides are
+    found equal.
+    """
+
+    def __init__(self, *args: Any, ferry: FerryOptions | None = None, **kwargs: Any) -> None:
+        self.ferry_options = ferry if ferry is not None else FerryOptions.from_environ()
+        super().__init__(*args, **kwargs)
+        self._session = new_session(self.ferry_options)
+        self._targets: dict[str, AsyncQdrantClient] = {}
+        client = weakref.proxy(self)
+        self._driver = AsyncioDriver(lambda server: client._server(server), fresh=lambda renew: client._fresh(renew))
+        self._beating: asyncio.Lock | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._uploader: FerryClient | None = None
+        _open.add(self)
+
+    def _server(self, server: str) -> AsyncQdrantClient:
+        if server == HOME:
+            return self
+        if server not in self._targets:
+            options = {**self.init_options, "location": None, "host": None, "url": server}
+            if self.ferry_options.target_api_key is not None:
+                options["api_key"] = self.ferry_options.target_api_key
+            self._targets[server] = AsyncQdrantClient(**options)
+        return self._targets[server]
+
+    async def _fresh(self, renew: bool) -> None:
+        if self._beating is None:
+            self._beating = asyncio.Lock()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(_beat_on(weakref.ref(self)), name="qferry-heartbeat")
+        async with self._beating:
+            if renew or not self._session.valid(time.monotonic()):
+                await self._driver.run(beat(self._session))
+
+    def upload_points(self, collection_name: str, *args: Any, **kwargs: Any) -> None:
+        """Upload points, blocking the event loop; see `AsyncQdrantClient.upload_points`."""
+        self._blocking_client().upload_points(collection_name, *args, **kwargs)
+
+    def upload_collection(self, collection_name: str, *args: Any, **kwargs: Any) -> None:
+        """Upload a collection, blocking the event loop; see `AsyncQdrantClient.upload_collection`."""
+        self._blocking_client().upload_collection(collection_name, *args, **kwargs)
+
+    def _blocking_client(self) -> FerryClient:
+        if self._uploader is None:
+            self._uploader = FerryClient(**self.init_options, ferry=self.ferry_options)
+        return self._uploader
+
+    async def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
+        """Flush the journal, say goodbye and close the connections."""
+        await self._stop_beating()
+        try:
+            await self._driver.run(goodbye(self._session))
+        except FerryError as error:
+            _log.warning("Closing without a goodbye: %s", error)
+        _open.discard(self)
+        for client in self._targets.values():
+            await client.close()
+        if self._uploader is not None:
+            self._uploader.close()
+        await super().close(grpc_grace, **kwargs)
+
+    async def _stop_beating(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    def _leave_without_loop(self) -> None:
+        """At exit there is no loop to close on; a blocking connection says goodbye in its place."""
+        if not self._session.registered:
+            return
+        blocking = QdrantClient(**{**self.init_options, "check_compatibility": False})
+        BlockingDriver(lambda _: blocking).run(goodbye(self._session))
+        blocking.close()
+
+
+async def _beat_on(reference: weakref.ref[AsyncFerryClient]) -> None:
+    """The heartbeat task: holds its client only while it beats, so that a forgotten one can be collected."""
+    wait_s = 0.0
+    while True:
+        await asyncio.sleep(wait_s)
+        client = reference()
+        if client is None:
+            return
+        wait_s = client.ferry_options.heartbeat_s
+        try:
+            wait_s = await client._driver.run(pulse(client._session, wait_s))
+        except FerryError as error:
+            # The lease runs out if this goes on, and calls then say so themselves.
+            _log.warning("Heartbeat failed: %s", error)
+        del client
+
+
+def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
+    names = parameter_names(upstream)
+
+    if kind is Kind.ALIASES:
+
+        async def change(self: AsyncFerryClient, change_aliases_operations: Any, *args: Any, **kwargs: Any) -> Any:
+            await self._driver.run(admit_aliases(self._session, name, change_aliases_operations))
+            return await upstream(self, change_aliases_operations, *args, **kwargs)
+
+        return change
+
+    async def method(self: AsyncFerryClient, collection_name: str, *args: Any, **kwargs: Any) -> Any:
+        arguments = by_name(names, args, kwargs)
+        return await self._driver.run(flow_for(kind, self._session, name, collection_name, arguments))
+
+    return method
+
+
+lay_over(AsyncFerryClient, AsyncQdrantClient, _wrap)
+
+
+@atexit.register
+def _leave_all() -> None:
+    for client in list(_open):
+        with contextlib.suppress(FerryError):
+            client._leave_without_loop()

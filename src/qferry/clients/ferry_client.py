@@ -1,0 +1,166 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from typing import Any
+
+from qdrant_client import QdrantClient
+
+from qferry.clients.facade import (
+    admit_aliases,
+    by_name,
+    flow_for,
+    lay_over,
+    new_session,
+    parameter_names,
+)
+from qferry.clients.table import Kind
+from qferry.drivers.blocking import BlockingDriver
+from qferry.errors import FerryError
+from qferry.flows.heartbeat import beat, goodbye, pulse
+from qferry.options import FerryOptions
+from qferry.protocol.records import HOME
+
+_log = logging.getLogger("qferry")
+_open: weakref.WeakSet[FerryClient]
+
+
+class FerryClient(QdrantClient):
+    """
+    A `QdrantClient` that takes part in migrations.
+
+    Use it exactly like qdrant-client's; a migration started with `qferry start` reaches it within a second.  While
+    nobody migrates it adds one small request per second of use, and a few microseconds per call.  A background
+    thread beats once a second; it ends with `close()`, or when the client is garbage.
+
+    Args:
+        *args, **kwargs: As for `QdrantClient`.
+        ferry: Settings of its own; by default those the environment names (`FerryOptions.from_environ`).
+
+    Raises:
+        LeaseLost: (from any call) the migration state cannot be read, so nothing was sent; safe to retry.
+        TargetWriteFailed: (from writes) one side has the write, the other may not; safe to repeat.
+        NotAllowed: (from calls that would pull a collection from under its migration) nothing was sent.
+
+    Threads: safe.  Processes: a forked child is a writer of its own.  Cancellation: an interrupted write may have
+    been carried out; its points stay in the journal until both sides are found equal.
+    """
+
+    def __init__(self, *args: Any, ferry: FerryOptions | None = None, **kwargs: Any) -> None:
+        self.ferry_options = ferry if ferry is not None else FerryOptions.from_environ()
+        super().__init__(*args, **kwargs)
+        self._targets: dict[str, QdrantClient] = {}
+        self._begin()
+        _open.add(self)
+
+    def _begin(self) -> None:
+        """A fresh session; also what a forked child starts from."""
+        self._session = new_session(self.ferry_options)
+        client = weakref.proxy(self)
+        self._driver = BlockingDriver(lambda server: client._server(server), fresh=lambda renew: client._fresh(renew))
+        self._beating = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def _server(self, server: str) -> QdrantClient:
+        if server == HOME:
+            return self
+        if server not in self._targets:
+            options = {**self.init_options, "location": None, "host": None, "url": server}
+            if self.ferry_options.target_api_key is not None:
+                options["api_key"] = self.ferry_options.target_api_key
+            self._targets[server] = QdrantClient(**options)
+        return self._targets[server]
+
+    def _fresh(self, renew: bool) -> None:
+        if self._thread is None:
+            self._start_thread()
+        with self._beating:
+            if renew or not self._session.valid(time.monotonic()):
+                self._driver.run(beat(self._session))
+
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(
+            target=_beat_on, args=(weakref.ref(self), self._stop), name="qferry-heartbeat", daemon=True
+        )
+        self._thread.start()
+
+    def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
+        """
+        Flush the journal, say goodbye and close the connections.
+
+        A client that is not closed before its process ends is closed at exit; one that is killed leaves its
+        migration suspect, until `qferry verify` has looked at every point.
+        """
+        if hasattr(self, "_stop") and not self._stop.is_set():
+            self._stop.set()
+            try:
+                with self._beating:
+                    self._driver.run(goodbye(self._session))
+            except FerryError as error:
+                _log.warning("Closing without a goodbye: %s", error)
+            self._driver.close()
+            for client in self._targets.values():
+                client.close()
+        super().close(grpc_grace, **kwargs)
+
+
+def _beat_on(reference: weakref.ref[FerryClient], stop: threading.Event) -> None:
+    """The heartbeat thread: holds its client only while it beats, so that a forgotten one can be collected."""
+    wait_s = 0.0
+    while not stop.wait(wait_s):
+        client = reference()
+        if client is None:
+            return
+        wait_s = client.ferry_options.heartbeat_s
+        try:
+            wait_s = client._driver.run(pulse(client._session, wait_s))
+        except FerryError as error:
+            # The lease runs out if this goes on, and calls then say so themselves.
+            _log.warning("Heartbeat failed: %s", error)
+        del client
+
+
+def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
+    names = parameter_names(upstream)
+
+    if kind is Kind.ALIASES:
+
+        def change(self: FerryClient, change_aliases_operations: Any, *args: Any, **kwargs: Any) -> Any:
+            self._driver.run(admit_aliases(self._session, name, change_aliases_operations))
+            return upstream(self, change_aliases_operations, *args, **kwargs)
+
+        return change
+
+    def method(self: FerryClient, collection_name: str, *args: Any, **kwargs: Any) -> Any:
+        arguments = by_name(names, args, kwargs)
+        return self._driver.run(flow_for(kind, self._session, name, collection_name, arguments))
+
+    return method
+
+
+lay_over(FerryClient, QdrantClient, _wrap)
+
+
+@atexit.register
+def _close_all() -> None:
+    for client in list(_open):
+        with contextlib.suppress(FerryError):
+            client.close()
+
+
+def _after_fork() -> None:
+    """A child shares no journal and no thread with its parent: it becomes a writer of its own."""
+    for client in list(_open):
+        client._begin()
+
+
+_open = weakref.WeakSet()
+os.register_at_fork(after_in_child=_after_fork)
