@@ -1,0 +1,497 @@
+"""
+What the `qferry` command does, as plain functions: connect, run a flow, return a frozen result.
+
+The command line, and whatever else is to come, are thin layers over these.  Every function that changes a migration
+claims it first and gives the claim back, also when it fails; run it again after any failure and it goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any, TypeVar
+
+from qdrant_client import QdrantClient
+
+from qferry.control import records, wire
+from qferry.drivers.blocking import BlockingDriver
+from qferry.errors import FerryError, Refused, Rejected
+from qferry.flows import configuration, lifecycle
+from qferry.flows.coordinator import Coordinator, claim
+from qferry.flows.copy import copy
+from qferry.flows.effects import Flow, Json, Report, Today
+from qferry.flows.settle import drain_well
+from qferry.flows.verify import Verification
+from qferry.flows.verify import verify as verify_flow
+from qferry.naming import CollectionNaming, Proposal, check_collection_name
+from qferry.protocol.phases import ENDED, Phase, out_of_order
+from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Writer, WritePolicy
+
+T = TypeVar("T")
+Reporter = Callable[[Report], None]
+
+# The oldest server whose behaviour the protocol was written for (research: semantics per version); tests run on 1.16.3.
+OLDEST_SERVER = (1, 12)
+DEFAULT_SAFETY_DAYS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """
+    How to reach the servers.
+
+    Args:
+        url: The source's server, where the records are.
+        api_key: Its key, with the right to manage.
+        target_url: The target's server, if that is another one.
+        target_api_key: Its key; by default the source's.
+        timeout_s: Deadline of one request, in seconds.
+    """
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+    target_url: str = HOME
+    target_api_key: str | None = field(default=None, repr=False)
+    timeout_s: int = 60
+
+    @contextlib.contextmanager
+    def driver(self, report: Reporter = lambda _: None) -> Iterator[BlockingDriver]:
+        """A driver on fresh connections, closed afterwards."""
+        clients: dict[str, QdrantClient] = {}
+
+        def client_for(server: str) -> QdrantClient:
+            if server not in clients:
+                key = self.api_key if server == HOME else self.target_api_key or self.api_key
+                clients[server] = QdrantClient(
+                    url=server or self.url, api_key=key, timeout=self.timeout_s, check_compatibility=False
+                )
+            return clients[server]
+
+        driver = BlockingDriver(client_for, report=report)
+        try:
+            yield driver
+        finally:
+            driver.close()
+            for client in clients.values():
+                client.close()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a migration of one collection would be."""
+
+    source: str
+    target: str
+    points: int
+    server_version: str
+    shards: int
+    indexes: tuple[str, ...]
+    aliases: tuple[str, ...]
+    asked_for: str  # the name that was given, where that is an alias
+    target_exists: bool
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Every legacy collection on a server, and the name it would get."""
+
+    proposals: tuple[Proposal, ...]
+    collections: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """A migration whose writers all write to both sides."""
+
+    source: str
+    target: str
+    migration: str
+    writers: tuple[str, ...]
+    points: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that leaves nothing to tell but where the migration stands."""
+
+    source: str
+    target: str
+    phase: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where one migration stands."""
+
+    migration: Migration
+    writers: tuple[Writer, ...]
+    debt: int  # entries in the durable journal
+    source_points: int | None
+    target_points: int | None
+    target_status: str | None
+
+
+@dataclass(frozen=True)
+class HistoryLine:
+    """One line of history."""
+
+    at: str
+    epoch: int
+    who: str
+    what: str
+    details: Mapping[str, Any]
+
+
+def me() -> str:
+    """This process, for the records."""
+    return f"{socket.gethostname()} pid {os.getpid()}"
+
+
+def server_version(server: str) -> Flow[str]:
+    """
+    The version of a server.
+
+    Raises:
+        Refused: It is older than what the protocol was written for.
+    """
+    found = str((yield wire.version(server))["version"])
+    numbers = tuple(int(n) for n in re.findall(r"\d+", found)[:2])
+    if numbers < OLDEST_SERVER:
+        oldest = ".".join(map(str, OLDEST_SERVER))
+        raise Refused(f"The server runs Qdrant {found}; qferry needs {oldest} or newer.", hint="Upgrade it first.")
+    return found
+
+
+def survey(connection: Connection, naming: CollectionNaming) -> Survey:
+    """Find every collection with a legacy name and propose its canonical one. Changes nothing."""
+    with connection.driver() as driver:
+        driver.run(server_version(HOME))
+        listed = _one(driver, wire.collections(HOME))
+        names = [c["name"] for c in listed["collections"] if not c["name"].startswith(CONTROL_COLLECTION)]
+        return Survey(tuple(naming.proposals(names)), len(names))
+
+
+def _one(driver: BlockingDriver, request: Any) -> Any:
+    def flow() -> Flow[Any]:
+        return (yield request)
+
+    return driver.run(flow())
+
+
+def plan(
+    connection: Connection, source: str, target: str, overrides: Mapping[str, Any] | None = None
+) -> Plan:
+    """
+    Read everything a migration needs to know and say what would happen. Changes nothing.
+
+    Raises:
+        Refused: It cannot be done; the message says why.
+        InvalidName: A name no server would accept.
+    """
+    with connection.driver() as driver:
+        return driver.run(_plan(connection, source, target, overrides or {}))
+
+
+def _plan(connection: Connection, asked_for: str, target: str, overrides: Mapping[str, Any]) -> Flow[Plan]:
+    check_collection_name(target)
+    version = yield from server_version(HOME)
+    other = connection.target_url
+    if other:
+        yield from server_version(other)
+    listed = (yield wire.aliases(HOME))["aliases"]
+    source = next((a["collection_name"] for a in listed if a["alias_name"] == asked_for), asked_for)
+    if source == target and not other:
+        raise Refused(f"Source and target are the same collection, `{source}`.", hint="Give the target another name.")
+    try:
+        info = yield wire.info(HOME, source)
+    except Rejected as error:
+        if error.status != 404:
+            raise
+        raise Refused(
+            f"There is no collection `{source}` on this server.", hint="`qferry plan` lists those with legacy names."
+        ) from error
+    if info["config"]["params"].get("sharding_method") == "custom":
+        raise Refused(
+            f"`{source}` uses custom sharding, which is not supported yet.",
+            hint="Points in different shard keys may share an id; this version would merge them.",
+        )
+    body = configuration.to_create(info, overrides)
+    target_exists = yield from _target_is_free(other, target)
+    count = (yield wire.count(HOME, source))["count"]
+    aliases = tuple(
+        a["alias_name"]
+        for a in listed
+        if a["collection_name"] == source and not a["alias_name"].startswith(CONTROL_COLLECTION)
+    )
+    return Plan(
+        source=source,
+        target=target,
+        points=count,
+        server_version=version,
+        shards=body.get("shard_number", 1),
+        indexes=tuple(configuration.indexes(info)),
+        aliases=aliases,
+        asked_for=asked_for,
+        target_exists=target_exists,
+        steps=(
+            f"qferry start {source} {target}",
+            f"qferry backfill {source}",
+            f"qferry verify {source}",
+            f"qferry switch {source} --percent 100",
+            f"qferry finish {source}",
+            f"qferry cleanup {source}   (after the safety period)",
+        ),
+    )
+
+
+def _target_is_free(server: str, target: str) -> Flow[bool]:
+    """Whether an empty target exists already; refuses one that is not free."""
+    aliases = (yield wire.aliases(server))["aliases"]
+    real = next((a["collection_name"] for a in aliases if a["alias_name"] == target), None)
+    if real is not None:
+        raise Refused(
+            f"The target's name `{target}` is an alias of `{real}`.", hint="Choose another name, or remove the alias."
+        )
+    if not (yield wire.exists(server, target))["exists"]:
+        return False
+    if (yield wire.count(server, target))["count"]:
+        raise Refused(
+            f"The target `{target}` exists and is not empty, and no migration of yours made it.",
+            hint="Choose another name; qferry writes into no collection that it has not begun itself.",
+        )
+    raise Refused(
+        f"The target `{target}` exists already.",
+        hint="Delete the empty collection or choose another name; qferry creates the target itself.",
+    )
+
+
+def start(
+    connection: Connection,
+    source: str,
+    target: str,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    policy: WritePolicy = WritePolicy.BOTH,
+    ack_timeout_s: float = 60.0,
+    report: Reporter = lambda _: None,
+) -> Started:
+    """
+    Create the target and let every client write to both; returns when all of them do.
+
+    Raises:
+        Refused: It cannot be done, or a writer does not acknowledge; run it again to go on.
+    """
+    with connection.driver(report) as driver:
+        found = driver.run(lifecycle.open_migrations())
+        mine = [m for m in found if source in m.names and m.target == target]
+        if mine and mine[-1].phase in (Phase.PREPARING, Phase.STARTING):
+            migration = mine[-1]
+        elif mine:
+            raise out_of_order(mine[-1].phase, f"qferry start {source} {target}")
+        else:
+            planned = driver.run(_plan(connection, source, target, overrides or {}))
+            driver.run(lifecycle.ensure_control_collection())
+            names = planned.aliases
+            migration = driver.run(
+                lifecycle.record(planned.source, target, connection.target_url, overrides or {}, names, policy)
+            )
+        with _claimed(driver, migration, ack_timeout_s) as co:
+            writers = driver.run(lifecycle.start(co))
+            m = co.migration
+            return Started(m.source, m.target, m.id, tuple(w.describe() for w in writers), m.expected_points)
+
+
+@contextlib.contextmanager
+def _claimed(driver: BlockingDriver, migration: Migration, ack_timeout_s: float = 60.0) -> Iterator[Coordinator]:
+    co = driver.run(claim(migration, me(), ack_timeout_s=ack_timeout_s))
+    try:
+        yield co
+    finally:
+        # If this fails too, the claim lapses by itself; the error under way is what the operator must see.
+        with contextlib.suppress(FerryError):
+            driver.run(co.release())
+
+
+def _coordinate(
+    connection: Connection,
+    source: str | None,
+    flow: Callable[[Coordinator], Flow[T]],
+    report: Reporter,
+    ack_timeout_s: float = 60.0,
+) -> tuple[T, Migration]:
+    with connection.driver(report) as driver:
+        migration = lifecycle.one_of(driver.run(records.migrations()), source)
+        with _claimed(driver, migration, ack_timeout_s) as co:
+            return driver.run(flow(co)), co.migration
+
+
+def _done(migration: Migration, detail: str) -> Done:
+    return Done(migration.source, migration.target, migration.phase.value, detail)
+
+
+def backfill(connection: Connection, source: str | None = None, *, report: Reporter = lambda _: None) -> Done:
+    """Copy history, then settle the journal; goes on where an interrupted one stopped."""
+
+    def flow(co: Coordinator) -> Flow[tuple[int, int]]:
+        if co.migration.phase not in (Phase.COPYING, Phase.COPIED):
+            raise out_of_order(co.migration.phase, "qferry backfill")
+        copied = yield from copy(co)
+        settled = yield from drain_well(co)
+        return copied, settled.repaired
+
+    (copied, repaired), migration = _coordinate(connection, source, flow, report)
+    return _done(migration, f"{copied:,} points copied, {repaired:,} of those written meanwhile brought up to date")
+
+
+def verify(
+    connection: Connection, source: str | None = None, *, repair: bool = False, report: Reporter = lambda _: None
+) -> Verification:
+    """Compare both sides completely; with `repair`, make the target equal where it is not."""
+
+    def flow(co: Coordinator) -> Flow[Verification]:
+        if co.migration.phase not in (Phase.COPIED, Phase.SWITCHED):
+            raise out_of_order(co.migration.phase, "qferry verify")
+        return (yield from verify_flow(co, mend=repair))
+
+    return _coordinate(connection, source, flow, report)[0]
+
+
+def switch(
+    connection: Connection,
+    source: str | None = None,
+    *,
+    percent: int,
+    green_timeout_s: float = 3600.0,
+    report: Reporter = lambda _: None,
+) -> Done:
+    """Send `percent` (0–100) of the reads to the target."""
+    _, migration = _coordinate(
+        connection, source, lambda co: lifecycle.switch(co, percent, green_timeout_s=green_timeout_s), report
+    )
+    return _done(migration, f"{percent} % of the reads are served by `{migration.target}`")
+
+
+def rollback(connection: Connection, source: str | None = None, *, report: Reporter = lambda _: None) -> Done:
+    """Send all reads back to the source."""
+    _, migration = _coordinate(connection, source, lifecycle.rollback, report)
+    return _done(migration, f"all reads are served by `{migration.source}`; writes still reach both")
+
+
+def soak(
+    connection: Connection, source: str | None = None, *, seconds: float, report: Reporter = lambda _: None
+) -> Done:
+    """Settle the journal for a while."""
+    repaired, migration = _coordinate(connection, source, lambda co: lifecycle.soak(co, seconds), report)
+    return _done(migration, f"{repaired:,} points repaired in {seconds:.0f} s")
+
+
+def abort(connection: Connection, source: str | None = None, *, report: Reporter = lambda _: None) -> Done:
+    """Give the migration up: writes on the source alone, target and journal removed."""
+    _, migration = _coordinate(connection, source, lifecycle.abort, report)
+    return _done(migration, f"`{migration.source}` is as it was; `{migration.target}` is removed")
+
+
+def finish(
+    connection: Connection,
+    source: str | None = None,
+    *,
+    safety_days: float = DEFAULT_SAFETY_DAYS,
+    report: Reporter = lambda _: None,
+) -> Done:
+    """Let the application leave the source. There is no way back but a new migration the other way."""
+
+    def flow(co: Coordinator) -> Flow[None]:
+        today: str = yield Today()
+        until = datetime.strptime(today, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc) + timedelta(days=safety_days)
+        yield from lifecycle.finish(co, until.strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+    _, migration = _coordinate(connection, source, flow, report)
+    return _done(
+        migration, f"`{migration.target}` is the truth; `{migration.source}` may be deleted from {migration.cleanup_after}"
+    )
+
+
+def cleanup(
+    connection: Connection, source: str | None = None, *, confirm: str, report: Reporter = lambda _: None
+) -> Done:
+    """
+    Delete the source after a final snapshot.
+
+    Args:
+        confirm: The source's real name, typed by hand.
+    """
+
+    def flow(co: Coordinator) -> Flow[Json]:
+        if confirm != co.migration.source:
+            raise Refused(
+                f"`{confirm}` is not the name of the source, `{co.migration.source}`; nothing was deleted.",
+                hint="Type the name of the collection that is to be deleted.",
+            )
+        return (yield from lifecycle.cleanup(co))
+
+    snapshot, migration = _coordinate(connection, source, flow, report)
+    kept = f"; final snapshot {snapshot['name']}, sha256 {snapshot.get('checksum')}" if snapshot else ""
+    return _done(migration, f"`{migration.source}` is deleted{kept}")
+
+
+def status(connection: Connection, source: str | None = None) -> tuple[Status, ...]:
+    """Where migrations stand: all of them, or the one of `source`. Changes nothing."""
+
+    def one(m: Migration) -> Flow[Status]:
+        writers = yield from records.writers()
+        debt = yield from _count_or_none(HOME, m.journal_collection)
+        ours = yield from _count_or_none(HOME, m.source)
+        theirs = yield from _count_or_none(m.target_url, m.target)
+        state = (yield wire.info(m.target_url, m.target))["status"] if theirs is not None else None
+        concerned = tuple(w for w in writers if m.id in w.seen) if m.phase not in ENDED else ()
+        return Status(m, concerned, debt or 0, ours, theirs, state)
+
+    with connection.driver() as driver:
+        driver.run(server_version(HOME))
+        found = driver.run(records.migrations())
+        chosen = found if source is None else [lifecycle.one_of(found, source)]
+        return tuple(driver.run(one(m)) for m in chosen)
+
+
+def _count_or_none(server: str, collection: str) -> Flow[int | None]:
+    try:
+        return int((yield wire.count(server, collection))["count"])
+    except Rejected as error:
+        if error.status == 404:
+            return None
+        raise
+
+
+def history(connection: Connection, source: str | None = None) -> tuple[HistoryLine, ...]:
+    """Everything that was done to a migration, oldest first. Changes nothing."""
+    with connection.driver() as driver:
+        found = driver.run(records.migrations())
+        chosen = {m.id for m in found} if source is None else {lifecycle.one_of(found, source).id}
+        lines = [e for e in driver.run(records.all_of("event")) if e["migration"] in chosen]
+        lines.sort(key=lambda e: (e["migration"], e["epoch"], e["at"]))
+        return tuple(HistoryLine(e["at"], e["epoch"], e["who"], e["what"], e["details"]) for e in lines)
+
+
+def target_of(naming: CollectionNaming, source: str) -> str:
+    """
+    The canonical name for a legacy collection.
+
+    Raises:
+        Refused: The name is not a legacy one, so the target must be given.
+    """
+    project = naming.project_of(source)
+    if project is None or not naming.needs_migration(source):
+        raise Refused(
+            f"`{source}` is not a legacy name, so qferry cannot tell what its new name should be.",
+            hint="Give the target's name as the second argument.",
+        )
+    return naming.canonical(project)
+
+
