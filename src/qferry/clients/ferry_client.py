@@ -25,6 +25,7 @@ from qferry.clients.table import Kind
 from qferry.drivers.blocking import BlockingDriver
 from qferry.errors import FerryError
 from qferry.flows.heartbeat import beat, goodbye, pulse
+from qferry.flows.routed import confirmed, note_doubt
 from qferry.options import FerryOptions
 from qferry.protocol.records import HOME
 
@@ -63,8 +64,11 @@ class FerryClient(QdrantClient):
     def _begin(self) -> None:
         """A fresh session; also what a forked child starts from."""
         self._session = new_session(self.ferry_options)
-        client = weakref.proxy(self)
-        self._driver = BlockingDriver(lambda server: client._server(server), fresh=lambda renew: client._fresh(renew))
+        client = weakref.proxy(self)  # a client that nobody holds any more must not be held by its own driver
+        self._driver = BlockingDriver(
+            lambda server: client._server(server),  # noqa: PLW0108, SLF001  a bound method would hold it
+            fresh=lambda renew: client._fresh(renew=renew),  # noqa: SLF001  as above
+        )
         self._beating = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -79,12 +83,16 @@ class FerryClient(QdrantClient):
             self._targets[server] = QdrantClient(**options)
         return self._targets[server]
 
-    def _fresh(self, renew: bool) -> None:
+    def _fresh(self, *, renew: bool) -> None:
         if self._thread is None:
             self._start_thread()
         with self._beating:
             if renew or not self._session.valid(time.monotonic()):
                 self._driver.run(beat(self._session))
+
+    def _pulse(self, heartbeat_s: float) -> float:
+        """Beat if it is time; for the heartbeat thread. Returns the seconds until the next look."""
+        return self._driver.run(pulse(self._session, heartbeat_s))
 
     def _start_thread(self) -> None:
         self._thread = threading.Thread(
@@ -114,17 +122,19 @@ class FerryClient(QdrantClient):
 
 def _beat_on(reference: weakref.ref[FerryClient], stop: threading.Event) -> None:
     """The heartbeat thread: holds its client only while it beats, so that a forgotten one can be collected."""
-    wait_s = 0.0
+    wait_s, failing = 0.0, False
     while not stop.wait(wait_s):
         client = reference()
         if client is None:
             return
         wait_s = client.ferry_options.heartbeat_s
         try:
-            wait_s = client._driver.run(pulse(client._session, wait_s))
+            wait_s = client._pulse(wait_s)  # noqa: SLF001  its own thread
+            failing = False
         except FerryError as error:
-            # The lease runs out if this goes on, and calls then say so themselves.
-            _log.warning("Heartbeat failed: %s", error)
+            # The lease runs out if this goes on, and calls then say so themselves; once is enough here.
+            _log.log(logging.DEBUG if failing else logging.WARNING, "Heartbeat failed: %s", error)
+            failing = True
         del client
 
 
@@ -140,6 +150,20 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
         return change
 
     def method(self: FerryClient, collection_name: str, *args: Any, **kwargs: Any) -> Any:
+        view = self._driver.enter_quiet(self._session) if kind is not Kind.UPLOAD else None
+        if view is not None:
+            try:
+                result = upstream(self, collection_name, *args, **kwargs)
+            except BaseException as error:
+                if kind is not Kind.READ:
+                    note_doubt(view, error, HOME)
+                raise
+            finally:
+                self._driver.leave(view)
+            if self._session.valid(time.monotonic()) or self._driver.run(
+                confirmed(self._session, view, collection_name)
+            ):
+                return result
         arguments = by_name(names, args, kwargs)
         return self._driver.run(flow_for(kind, self._session, name, collection_name, arguments))
 
@@ -159,7 +183,7 @@ def _close_all() -> None:
 def _after_fork() -> None:
     """A child shares no journal and no thread with its parent: it becomes a writer of its own."""
     for client in list(_open):
-        client._begin()
+        client._begin()  # noqa: SLF001  its own module
 
 
 _open = weakref.WeakSet()

@@ -29,9 +29,7 @@ def kind(name: str) -> Json:
 
 def migrations_page(offset: str | None = None) -> Request:
     """The request for one page of migration records."""
-    return wire.scroll(
-        HOME, CONTROL_COLLECTION, filter=kind("migration"), offset=offset, limit=_PAGE, majority=True
-    )
+    return wire.scroll(HOME, CONTROL_COLLECTION, filter=kind("migration"), offset=offset, limit=_PAGE, majority=True)
 
 
 def all_of(kind_name: str) -> Flow[list[dict[str, Any]]]:
@@ -44,7 +42,7 @@ def all_of(kind_name: str) -> Flow[list[dict[str, Any]]]:
                 HOME, CONTROL_COLLECTION, filter=kind(kind_name), offset=offset, limit=_PAGE, majority=True
             )
         except Rejected as error:
-            if error.status == 404:
+            if error.missing:
                 return []
             raise
         found += [point["payload"] for point in page["points"]]
@@ -95,9 +93,7 @@ def change_migration(migration_id: str, claim: str, changes: Mapping[str, Any]) 
 
 def read_migration(migration_id: str) -> Flow[Migration]:
     """One migration's record, as it is now."""
-    page = yield wire.scroll(
-        HOME, CONTROL_COLLECTION, filter=wire.points_in([migration_id]), limit=1, majority=True
-    )
+    page = yield wire.scroll(HOME, CONTROL_COLLECTION, filter=wire.points_in([migration_id]), limit=1, majority=True)
     return Migration.from_payload(page["points"][0]["payload"])
 
 

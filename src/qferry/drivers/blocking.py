@@ -32,6 +32,7 @@ from qferry.flows.effects import (
     Today,
     Together,
 )
+from qferry.protocol.session import Session, View
 
 T = TypeVar("T")
 # Calls of one client that may wait for a second server at the same time.
@@ -83,6 +84,16 @@ class BlockingDriver:
                 except BaseException as raised:  # noqa: BLE001  the flow decides; it is raised again if it does not
                     value, error = None, raised
 
+    def enter_quiet(self, session: Session) -> View | None:
+        """`Session.enter_quiet`, undisturbed."""
+        with self._lock:
+            return session.enter_quiet(time.monotonic())
+
+    def leave(self, view: View) -> None:
+        """`View.leave`, undisturbed."""
+        with self._lock:
+            view.leave()
+
     def _perform(self, effect: Effect) -> Any:
         match effect:
             case Now():
@@ -133,4 +144,3 @@ class BlockingDriver:
         """Let the threads go; calls under way complete."""
         if self._pool is not None:
             self._pool.shutdown(wait=False)
-

@@ -40,19 +40,21 @@ def translated(error: Exception, request: Request) -> RemoteFailure:
     server = "target's server" if request.server else "server"
     if isinstance(error, UnexpectedResponse):
         return Rejected(
-            f"The {server} answered {error.status_code} to {what}: {text_of(error)}",
+            f"The {server} answered {error.status_code} to {what}: {text_of(error).rstrip('.')}.",
             hint=_hint(error.status_code),
             status=error.status_code,
         )
     if isinstance(error, ResourceExhaustedResponse):
-        return Rejected(
-            f"The {server} is limiting requests: {error}", status=_TOO_MANY_REQUESTS
-        )
+        return Rejected(f"The {server} is limiting requests: {error}.", status=_TOO_MANY_REQUESTS)
     cause = error.source if isinstance(error, ResponseHandlingException) else error
     return Unreachable(
-        f"The {server} gave no answer to {what}: {type(cause).__name__} {cause}".rstrip(" :"),
+        f"The {server} gave no answer to {what}: {_told(cause)}.",
         hint="Check that the server runs and that the URL is right.",
     )
+
+
+def _told(cause: BaseException) -> str:
+    return f"{type(cause).__name__} {cause}".strip().rstrip(".")
 
 
 def _hint(status: int | None) -> str:

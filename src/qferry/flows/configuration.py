@@ -58,7 +58,7 @@ def indexes(info: Json) -> dict[str, Json]:
     found = {}
     for name, schema in (info.get("payload_schema") or {}).items():
         params = schema.get("params")
-        found[name] = params if params else schema["data_type"]
+        found[name] = params or schema["data_type"]
     return found
 
 
@@ -66,7 +66,9 @@ def differences(source: Json, target: Json, overrides: Mapping[str, Any]) -> lis
     """What in the target's configuration is not as the source's and the overrides say, one line each."""
     wanted, found = to_create(source, overrides), to_create(target, {})
     # The server fills in what creation left out, and it is free to name defaults of its own.
-    return [f"{path}: {value!r} on the source, {other!r} on the target" for path, value, other in _unlike(wanted, found)]
+    return [
+        f"{path}: {value!r} on the source, {other!r} on the target" for path, value, other in _unlike(wanted, found)
+    ]
 
 
 def _unlike(wanted: Any, found: Any, path: str = "") -> list[tuple[str, Any, Any]]:

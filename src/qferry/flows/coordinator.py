@@ -138,9 +138,9 @@ class Coordinator:
             yield from self._fence_again(error)
             return False
         except Rejected as error:
-            if error.status == 404:
+            if error.missing:
                 raise self.claim_gone() from error
-            if error.status < 500:
+            if error.final:
                 raise
             yield from self._fence_again(error)
             return False

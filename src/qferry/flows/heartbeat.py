@@ -44,7 +44,7 @@ def beat(session: Session) -> Flow[None]:
             yield from flush_all(session)
             session.acknowledge(settled)
         except Rejected as error:
-            if error.status != 404:
+            if not error.missing:
                 raise
             # The journal is gone: the migration was aborted while this process could not look.  The records say so;
             # if they do not, nothing is acknowledged and nothing is forgotten.
@@ -54,7 +54,7 @@ def beat(session: Session) -> Flow[None]:
         if session.view.migrations:
             raise LeaseLost(
                 f"The control collection `{CONTROL_COLLECTION}` has vanished, so nobody knows where writes belong.",
-                hint="Bring it back from a snapshot, or restart the application once you know which collection is right.",
+                hint="Bring it back, or restart the application once you know which collection is right.",
             )
         session.registered = False
         session.adopt([], sent)
@@ -75,7 +75,7 @@ def _read_migrations() -> Flow[list[Migration] | None]:
         try:
             page = yield records.migrations_page(offset)
         except Rejected as error:
-            if error.status == 404:
+            if error.missing:
                 return None
             raise
         found += [Migration.from_payload(point["payload"]) for point in page["points"]]
@@ -90,9 +90,9 @@ def _report(session: Session) -> Flow[None]:
     try:
         yield records.put_writer(session.record(now))
     except Rejected as error:
-        if error.status == 404:
+        if error.missing:
             return  # there is no control collection (any more); the read that follows decides what that means
-        if error.status == 403 and not session.journals:
+        if error.forbidden and not session.journals:
             # A read-only key: the server refuses this client's writes anyway, and its reads follow its leases.
             session.observer = True
             return

@@ -16,11 +16,12 @@ from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Flow, Json, NewId, Now, Report, Sleep, Today
 from qferry.flows.settle import cycle, drain_well
 from qferry.protocol.phases import ENDED, Event, Phase, Side, out_of_order
-from qferry.protocol.records import CONTROL_COLLECTION, HOME, LEASE_MARGIN_S, LEASE_S, Migration, Writer, WritePolicy
+from qferry.protocol.records import CONTROL_COLLECTION, HOME, LEASE_MARGIN_S, LEASE_S, Migration, WritePolicy, Writer
 
 # Journal cycles `finish` tries before it says that the application writes the same points from several processes.
 FINISH_CYCLES = 30
 _REPLICAS_MAX = 3
+ALL_READS = 100  # per cent
 
 
 def open_migrations() -> Flow[list[Migration]]:
@@ -50,7 +51,7 @@ def _create(request: Any) -> Flow[None]:
     try:
         yield request
     except Rejected as error:
-        if error.status != 409:  # somebody else has just created it
+        if not error.exists:  # somebody else has just created it
             raise
 
 
@@ -155,8 +156,9 @@ def _prepare(co: Coordinator) -> Flow[None]:
 
 def require_evidence(co: Coordinator) -> Flow[None]:
     """
-    The gates before readers see the target: a full check that counts, no suspicion, no pinned writer, same
-    configuration, target green.
+    The gates before readers see the target.
+
+    A full check that counts, no suspicion, no writer that is kept from the target, the same configuration.
 
     Raises:
         Refused: naming the first gate that is not passed.
@@ -282,7 +284,7 @@ def finish(co: Coordinator, cleanup_after: str) -> Flow[None]:
 
 def _seal(co: Coordinator, cleanup_after: str) -> Flow[None]:
     m = co.migration
-    if m.read_percent != 100:
+    if m.read_percent != ALL_READS:
         raise Refused(
             f"Only {m.read_percent} % of the reads are on the target.", hint="Run `qferry switch --percent 100` first."
         )
@@ -359,7 +361,7 @@ def _delete_collection(server: str, name: str) -> Flow[None]:
     try:
         yield wire.delete_collection(server, name)
     except Rejected as error:
-        if error.status != 404:
+        if not error.missing:
             raise
 
 
@@ -378,7 +380,8 @@ def cleanup(co: Coordinator) -> Flow[Json]:
     now: str = yield Today()
     if m.cleanup_after is not None and now < m.cleanup_after:
         raise Refused(
-            f"The safety period runs until {m.cleanup_after}.", hint="Run `qferry cleanup` after that; nothing was deleted."
+            f"The safety period runs until {m.cleanup_after}.",
+            hint="Run `qferry cleanup` after that; nothing was deleted.",
         )
     yield from co.roll_call("cleanup asked for")
     # Readers whose keys may not write are on no list; their leases have run out after this.
@@ -420,9 +423,7 @@ def one_of(found: Sequence[Migration], source: str | None) -> Migration:
     if source is not None:
         matching = [m for m in found if source in m.names]
         if not matching:
-            raise Refused(
-                f"There is no migration of `{source}` on this server.", hint="`qferry status` lists them."
-            )
+            raise Refused(f"There is no migration of `{source}` on this server.", hint="`qferry status` lists them.")
         return matching[-1]
     live = [m for m in found if m.phase not in ENDED]
     if len(live) != 1:
@@ -432,4 +433,3 @@ def one_of(found: Sequence[Migration], source: str | None) -> Migration:
             hint="Give it as the first argument.",
         )
     return live[0]
-

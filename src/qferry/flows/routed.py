@@ -36,25 +36,50 @@ def routed(session: Session, collection: str, attempt: Callable[[View, Route | N
     while True:
         now: float = yield Now()
         if not session.valid(now):
-            yield from _renew(session)
+            yield from _renew()
         view, route = session.view, session.route(collection)
         view.enter(now)
         try:
             result = yield from attempt(view, route)
         finally:
             view.leave()
-        now = yield Now()
-        if session.valid(now) or (yield from _still_current(session, view, collection)):
+        if (yield from confirmed(session, view, collection)):
             return result
-        if route is None or route.writes is not Routing.DUAL:
-            # What the call touched is in no journal.  Named ids are journalled by the second attempt; points
-            # chosen by a filter may no longer match it, so only a full check can speak for them.
-            new = session.live_migration_of(collection)
-            if new is not None:
-                session.suspects.add(new.id)
 
 
-def _renew(session: Session) -> Flow[None]:
+def confirmed(session: Session, view: View, collection: str) -> Flow[bool]:
+    """
+    Whether the result of a call that acted on `view` may be given to the caller.
+
+    It may if the lease has held, or if the routing is still the same after a renewal.  Otherwise the call has to be
+    carried out again.
+    """
+    now: float = yield Now()
+    if session.valid(now):
+        return True
+    yield from _renew()
+    before, after = view.routes.get(collection), session.route(collection)
+    if _alike(before, after):
+        return True
+    if after is not None and (before is None or before.writes is not Routing.DUAL):
+        # What the call touched is in no journal.  Named ids are journalled by the second attempt; points chosen by
+        # a filter may no longer match it, so only a full check can speak for them.
+        session.suspects.add(after.migration.id)
+    return False
+
+
+def _alike(before: Route | None, after: Route | None) -> bool:
+    if before is None or after is None:
+        return before is after
+    return (before.migration.id, before.writes, before.truth, before.read_percent) == (
+        after.migration.id,
+        after.writes,
+        after.truth,
+        after.read_percent,
+    )
+
+
+def _renew() -> Flow[None]:
     try:
         yield Fresh()
     except FerryError as error:
@@ -62,16 +87,6 @@ def _renew(session: Session) -> Flow[None]:
             f"The migration state cannot be read, so nothing may be sent: {error.message}",
             hint=error.hint or "Retry when the server answers again.",
         ) from error
-
-
-def _still_current(session: Session, view: View, collection: str) -> Flow[bool]:
-    yield from _renew(session)
-    before, after = view.routes.get(collection), session.route(collection)
-    return before == after or (
-        before is not None
-        and after is not None
-        and (before.writes, before.truth, before.read_percent) == (after.writes, after.truth, after.read_percent)
-    )
 
 
 def read(session: Session, method: str, collection: str, arguments: dict[str, Any]) -> Flow[Any]:
@@ -97,9 +112,14 @@ def one_sided(view: View, call: Call) -> Flow[Any]:
     try:
         return (yield call)
     except BaseException as error:
-        if not isinstance(error, Exception) or fate_of(error) is Fate.UNKNOWN:
-            view.doubts.append(Doubt([call.server]))
+        note_doubt(view, error, call.server)
         raise
+
+
+def note_doubt(view: View, error: BaseException, server: str) -> None:
+    """Remember on `view` that a write which ended in `error` may still be carried out by `server`."""
+    if not isinstance(error, Exception) or fate_of(error) is Fate.UNKNOWN:
+        view.doubts.append(Doubt([server]))
 
 
 def one_place(route: Route | None, collection: str) -> tuple[str, str]:

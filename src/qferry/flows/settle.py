@@ -50,9 +50,7 @@ def content(point: Json) -> bytes:
 
 
 def check(migration: Migration, ids: Sequence[PointId]) -> Flow[dict[PointId, Json | None]]:
-    """
-    The points among `ids` that differ: the source's state of each, None where the source has none. Reads only.
-    """
+    """The points among `ids` that differ: the source's state of each, None where it has none. Reads only."""
     m = migration
     sides = (Side.SOURCE, Side.TARGET)
     answers = yield Together(tuple(wire.retrieve(m.server(s), m.collection(s), ids) for s in sides))

@@ -28,6 +28,7 @@ DIFFERENCES_MAX = 200_000
 # How often a point that differs is looked at again before it counts.
 LOOKS = 3
 _COUNT_TRIES = 30
+_NAMED = 5  # ids in the summary
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ def verify(co: Coordinator, *, mend: bool = False) -> Flow[Verification]:
 def _told(differing: Sequence[PointId]) -> str:
     if not differing:
         return "none differ"
-    some = ", ".join(str(i) for i in differing[:5])
-    return f"{len(differing):,} differ ({some}{', …' if len(differing) > 5 else ''})"
+    some = ", ".join(str(i) for i in differing[:_NAMED])
+    return f"{len(differing):,} differ ({some}{', …' if len(differing) > _NAMED else ''})"
 
 
 def _configuration(co: Coordinator, *, mend: bool) -> Flow[tuple[Check, Check]]:

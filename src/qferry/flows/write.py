@@ -109,9 +109,7 @@ def _resolve(route: Route, chosen: models.Filter) -> Flow[list[PointId]]:
     ids: list[PointId] = []
     offset: PointId | None = None
     while True:
-        page = yield wire.scroll(
-            server, name, filter=condition, offset=offset, limit=RESOLVE_POINTS, payload=False
-        )
+        page = yield wire.scroll(server, name, filter=condition, offset=offset, limit=RESOLVE_POINTS, payload=False)
         ids += [point["id"] for point in page["points"]]
         offset = page["next_page_offset"]
         if offset is None:
@@ -222,7 +220,9 @@ def _weaker(outcomes: Sequence[Outcome]) -> list[models.UpdateResult]:
     for outcome in outcomes[1:]:
         if outcome.error is None and len(outcome.value) == len(results):
             results = [
-                mine if theirs.status == models.UpdateStatus.COMPLETED else mine.model_copy(update={"status": theirs.status})
+                mine
+                if theirs.status == models.UpdateStatus.COMPLETED
+                else mine.model_copy(update={"status": theirs.status})
                 for mine, theirs in zip(results, outcome.value, strict=True)
             ]
     return results
@@ -260,9 +260,7 @@ def upload(
         yield from routed(session, collection, piece_sender(piece))
 
 
-def _persistently(
-    session: Session, view: View, route: Route, batch: Sequence[Operation], retries: int
-) -> Flow[None]:
+def _persistently(session: Session, view: View, route: Route, batch: Sequence[Operation], retries: int) -> Flow[None]:
     for left in range(retries, -1, -1):
         try:
             yield from journalled(session, view, route, batch, {})

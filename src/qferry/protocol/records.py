@@ -56,7 +56,9 @@ class Migration:
     expected_points: int = 0
     copied_points: int = 0
     copy_cursor: int | str | None = None  # the id the copy goes on from; None: from the beginning
-    verified: Mapping[str, Any] | None = None  # evidence of the last clean full check; None: not, or no longer, verified
+    verified: Mapping[str, Any] | None = (
+        None  # evidence of the last clean full check; None: not, or no longer, verified
+    )
     suspicions: tuple[str, ...] = ()  # reasons why only a full check may be trusted
     finished_at: str | None = None
     cleanup_after: str | None = None

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from qferry.errors import Refused
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.journal import Journal
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, Routing, Side
-from qferry.protocol.records import LEASE_S, Migration, Pins, Writer, WritePolicy
+from qferry.protocol.records import LEASE_S, Migration, Pins, WritePolicy, Writer
 
 # How long after its server's next answer a request that was given up may still be carried out, in seconds.  A
 # server works through what it has received within its own time-outs; a proxy that holds a closed connection's
@@ -132,6 +131,18 @@ class Session:
         """Whether the present view may still be acted on."""
         return now < self.lease_until
 
+    def enter_quiet(self, now: float) -> View | None:
+        """
+        Begin a call that no migration can concern: the view it acts on, or None if it must be routed.
+
+        It does at once what `flows.routed` does step by step, for the case in which there is nothing to decide.
+        """
+        if self.view.routes or not self.valid(now):
+            return None
+        self.calls += 1
+        self.view.enter(now)
+        return self.view
+
     def adopt(self, migrations: Iterable[Migration], sent_at: float) -> None:
         """
         Take over what the control collection says, and let the lease run from the request's *sending*.
@@ -177,7 +188,7 @@ class Session:
         return self.acked != self.view.epochs
 
     def record(self, now: float) -> Writer:
-        """This client as the next heartbeat reports it."""
+        """The client as the next heartbeat reports it."""
         waiting = [v.oldest_call for v in self.retired if v.active]
         return Writer(
             id=self.writer_id,
@@ -204,5 +215,3 @@ class Session:
         if route is None or route.migration.phase in ENDED:
             return None
         return route.migration
-
-
