@@ -6,11 +6,13 @@ import asyncio
 import atexit
 import contextlib
 import logging
+import math
 import time
 import weakref
 from typing import Any
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
+from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
 
 from qferry.clients.facade import (
     admit_aliases,
@@ -75,6 +77,9 @@ class AsyncFerryClient(AsyncQdrantClient):
         return self._targets[server]
 
     async def _fresh(self, *, renew: bool) -> None:
+        if isinstance(self._client, AsyncQdrantLocal):
+            self._session.adopt([], math.inf)  # in this process's own memory or folder nobody else can migrate
+            return
         if self._beating is None:
             self._beating = asyncio.Lock()
         if self._task is None or self._task.done():
@@ -89,13 +94,15 @@ class AsyncFerryClient(AsyncQdrantClient):
 
     def upload_points(self, collection_name: str, *args: Any, **kwargs: Any) -> None:
         """Upload points, blocking the event loop; see `AsyncQdrantClient.upload_points`."""
-        self._blocking_client().upload_points(collection_name, *args, **kwargs)
+        self._uploading_client().upload_points(collection_name, *args, **kwargs)
 
     def upload_collection(self, collection_name: str, *args: Any, **kwargs: Any) -> None:
         """Upload a collection, blocking the event loop; see `AsyncQdrantClient.upload_collection`."""
-        self._blocking_client().upload_collection(collection_name, *args, **kwargs)
+        self._uploading_client().upload_collection(collection_name, *args, **kwargs)
 
-    def _blocking_client(self) -> FerryClient:
+    def _uploading_client(self) -> Any:
+        if isinstance(self._client, AsyncQdrantLocal):
+            return super()
         if self._uploader is None:
             self._uploader = FerryClient(**self.init_options, ferry=self.ferry_options)
         return self._uploader

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ import weakref
 from typing import Any
 
 from qdrant_client import QdrantClient
+from qdrant_client.local.qdrant_local import QdrantLocal
 
 from qferry.clients.facade import (
     admit_aliases,
@@ -84,9 +86,12 @@ class FerryClient(QdrantClient):
         return self._targets[server]
 
     def _fresh(self, *, renew: bool) -> None:
-        if self._thread is None:
-            self._start_thread()
+        if isinstance(self._client, QdrantLocal):
+            self._session.adopt([], math.inf)  # in this process's own memory or folder nobody else can migrate
+            return
         with self._beating:
+            if self._thread is None:
+                self._start_thread()
             if renew or not self._session.valid(time.monotonic()):
                 self._driver.run(beat(self._session))
 

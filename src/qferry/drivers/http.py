@@ -47,14 +47,16 @@ def translated(error: Exception, request: Request) -> RemoteFailure:
     if isinstance(error, ResourceExhaustedResponse):
         return Rejected(f"The {server} is limiting requests: {error}.", status=_TOO_MANY_REQUESTS)
     cause = error.source if isinstance(error, ResponseHandlingException) else error
+    told = _told(f"{type(cause).__name__} {cause}")
     return Unreachable(
-        f"The {server} gave no answer to {what}: {_told(cause)}.",
+        f"The {server} gave no answer to {what}: {told}.",
         hint="Check that the server runs and that the URL is right.",
     )
 
 
-def _told(cause: BaseException) -> str:
-    return f"{type(cause).__name__} {cause}".strip().rstrip(".")
+def _told(words: str) -> str:
+    """A server's or library's words as the end of a sentence of ours, which brings its own full stop."""
+    return words.strip().rstrip(".")
 
 
 def _hint(status: int | None) -> str:

@@ -1,0 +1,297 @@
+"""
+What the verbs have in common: the options to reach the servers, and the check of what was typed.
+
+Only here is the environment read.  What is wrong with an option or a name is found before anything is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import math
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Concatenate, ParamSpec
+from urllib.parse import urlsplit
+
+import orjson
+import typer
+
+from qferry.cli import output
+from qferry.cli.output import Answer, interrupted, usage
+from qferry.cli.progress import Reporter, progress
+from qferry.commands import Connection
+from qferry.errors import InvalidName
+from qferry.naming import CollectionNaming, check_collection_name
+from qferry.protocol.records import HOME, WritePolicy
+
+DEFAULT_URL = "http://localhost:6333"
+DEFAULT_TIMEOUT_S = 60
+_INSECURE = "Api key is used with an insecure connection"
+
+P = ParamSpec("P")
+
+
+def valid_name(name: str | None) -> str | None:
+    """A collection's name as an argument."""
+    if name is not None:
+        try:
+            check_collection_name(name)
+        except InvalidName as error:
+            raise usage(error.message, "Give the name of a collection.") from error
+    return name
+
+
+def finite(seconds: float | None) -> float | None:
+    """A number that can be waited for."""
+    if seconds is not None and not math.isfinite(seconds):
+        raise usage(f"{seconds} is no number to count with.", "Give a finite number.")
+    return seconds
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables, for errors too.")]
+Source = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="SOURCE",
+        callback=valid_name,
+        show_default=False,
+        help="The migration of this collection; may be left out while only one is under way.",
+    ),
+]
+NewSource = Annotated[
+    str, typer.Argument(metavar="SOURCE", callback=valid_name, help="The collection to move, or an alias of it.")
+]
+NewTarget = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TARGET",
+        callback=valid_name,
+        show_default=False,
+        help="Its new name; by default the canonical name of the project SOURCE belongs to.",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY.PATH=JSON",
+        help="A setting of the target that is to differ from the source's, like hnsw_config.m=32. Repeatable.",
+    ),
+]
+Policy = Annotated[
+    WritePolicy,
+    typer.Option(
+        "--policy",
+        envvar="QFERRY_WRITE_POLICY",
+        help="When a write counts as done: on both sides, or on the source at first.",
+    ),
+]
+AckTimeout = Annotated[
+    float,
+    typer.Option(
+        "--ack-timeout",
+        envvar="QFERRY_ACK_TIMEOUT",
+        min=0,
+        callback=finite,
+        metavar="SECONDS",
+        help="How long every running application may take to follow.",
+    ),
+]
+Percent = Annotated[
+    int, typer.Option("--percent", min=0, max=100, metavar="0..100", help="The share of reads the target serves.")
+]
+GreenTimeout = Annotated[
+    float,
+    typer.Option(
+        "--green-timeout",
+        envvar="QFERRY_GREEN_TIMEOUT",
+        min=0,
+        callback=finite,
+        metavar="SECONDS",
+        help="How long to wait for the target's indexes.",
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every verb is given: the servers, and how the person wants to be told."""
+
+    connection: Connection
+    as_json: bool
+
+    @property
+    def naming(self) -> CollectionNaming:
+        """The naming rules the environment sets."""
+        try:
+            return CollectionNaming.from_environ(os.environ)
+        except InvalidName as error:
+            raise usage(error.message, error.hint) from error
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Reporter]:
+        """Where a command may report to while it runs."""
+        with progress(output.stderr(), quiet=self.as_json) as report:
+            yield report
+
+
+def _context(
+    url: Annotated[str, typer.Option("--url", envvar="QDRANT_URL", help="The source's server.")] = DEFAULT_URL,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key", envvar="QDRANT_API_KEY", show_default=False, help="Its key; it must have the right to manage."
+        ),
+    ] = None,
+    target_url: Annotated[
+        str | None,
+        typer.Option(
+            "--target-url",
+            envvar="QFERRY_TARGET_URL",
+            show_default=False,
+            help="The target's server, if that is another one; from `start` on the migration remembers it.",
+        ),
+    ] = None,
+    target_api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--target-api-key",
+            envvar="QFERRY_TARGET_API_KEY",
+            show_default=False,
+            help="Its key; by default the source's.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        int,
+        typer.Option("--timeout", envvar="QFERRY_TIMEOUT", min=1, metavar="SECONDS", help="Deadline of one request."),
+    ] = DEFAULT_TIMEOUT_S,
+    as_json: AsJson = False,
+) -> Context:
+    """The options of every verb; `verb` adds them to its parameters."""
+    check_url(url, "--url (QDRANT_URL)")
+    if target_url:
+        check_url(target_url, "--target-url (QFERRY_TARGET_URL)")
+    _check_key(api_key, "--api-key (QDRANT_API_KEY)")
+    _check_key(target_api_key, "--target-api-key (QFERRY_TARGET_API_KEY)")
+    elsewhere = target_url and target_url.rstrip("/") != url.rstrip("/")
+    connection = Connection(
+        url=url,
+        api_key=api_key or None,
+        target_url=target_url if target_url and elsewhere else HOME,
+        target_api_key=target_api_key or None,
+        timeout_s=timeout,
+    )
+    return Context(connection, as_json)
+
+
+def verb(function: Callable[Concatenate[Context, P], Answer]) -> Callable[..., int]:
+    """
+    Make a verb of a function: give it the common options, write its answer, return the exit code.
+
+    Args:
+        function: Takes a `Context` and the verb's own parameters.
+    """
+    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    common = list(inspect.signature(_context, eval_str=True).parameters.values())
+
+    call: Callable[..., Answer] = function  # its parameters are known to typer, not to the type checker
+
+    def run(**given: Any) -> Answer:
+        context = _context(**{parameter.name: given.pop(parameter.name) for parameter in common})
+        return call(context, **given)
+
+    return _command(function, [*own, *common], run)
+
+
+def verb_without_server(function: Callable[P, Answer]) -> Callable[..., int]:
+    """Make a verb of a function that needs none of the common options but `as_json`, which it must take itself."""
+    return _command(function, list(inspect.signature(function, eval_str=True).parameters.values()), function)
+
+
+def _command(
+    function: Callable[..., Answer], parameters: Sequence[inspect.Parameter], run: Callable[..., Answer]
+) -> Callable[..., int]:
+    """`run` with the name and the help of `function`, and with these parameters, which typer makes options of."""
+
+    @functools.wraps(function)
+    def command(**given: Any) -> int:
+        with _notes():
+            try:
+                answer = run(**given)
+            except KeyboardInterrupt:
+                raise interrupted() from None
+        return output.write_answer(answer, as_json=given["as_json"])
+
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # functions may have one
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    )
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """Show qdrant-client's warning about keys without TLS as a sentence, not as a warning with a line of code."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", message=_INSECURE)
+        try:
+            yield
+        finally:
+            if caught:
+                output.write_note("Note: the API key travels unencrypted, because the URL does not begin with https.")
+
+
+def check_url(url: str, option: str) -> None:
+    """
+    Refuse what is no URL of a server.
+
+    The message does not repeat it: there may be a password in it.
+    """
+    try:
+        parts = urlsplit(url if "://" in url else f"//{url}")
+        fits = parts.scheme in ("", "http", "https") and (parts.port is None or parts.port > 0)
+        fits = fits and bool(parts.hostname) and bool((parts.hostname or "").encode("idna"))
+    except ValueError:
+        fits = False
+    if not fits or re.search(r"[\s\x00-\x1f]", url):
+        raise usage(f"{option} is not the URL of a server.", "It should look like http://host:6333.")
+
+
+def _check_key(key: str | None, option: str) -> None:
+    if key is not None and not re.fullmatch(r"[\x21-\x7e]*", key):
+        raise usage(
+            f"{option} contains a character that no key has, such as a space, a line break or a letter with an accent.",
+            "Check how the variable is set.",
+        )
+
+
+def overrides(settings: Sequence[str] | None) -> Mapping[str, Any]:
+    """The deep dict that `--set KEY.PATH=JSON` stands for, given any number of times."""
+    result: dict[str, Any] = {}
+    for setting in settings or ():
+        path, equals, text = setting.partition("=")
+        keys = path.split(".")
+        if not equals or not all(keys):
+            raise usage(f"--set {setting!r} is not of the form KEY.PATH=JSON.", "An example: --set hnsw_config.m=32")
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            raise usage(
+                f"--set {path}: {text!r} is not JSON ({error}).",
+                "Text needs double quotes inside single ones: '\"...\"'.",
+            ) from error
+        place: Any = result
+        for key in keys[:-1]:
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                break
+        if not isinstance(place, dict) or keys[-1] in place:
+            raise usage(f"--set {path} contradicts another --set.", "Set every value once.")
+        place[keys[-1]] = value
+    return result

@@ -1,0 +1,246 @@
+"""Results as people see them: tables and sentences."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from qferry.cli.run import Ran
+from qferry.cli.shapes import next_step, writer_data
+from qferry.commands import Done, HistoryLine, Plan, Started, Status, Survey
+from qferry.flows.verify import Verification
+from qferry.protocol.phases import TARGET_IS_TRUTH, Phase, Side
+from qferry.protocol.records import Migration
+
+IDS_SHOWN = 20
+_PRESENT: dict[Phase, int] = {
+    Phase.PREPARING: 0,
+    Phase.STARTING: 1,
+    Phase.COPYING: 1,
+    Phase.COPIED: 2,
+    Phase.SWITCHED: 4,
+    Phase.FINISHING: 5,
+    Phase.FINISHED: 5,
+    Phase.CLEANED: 6,
+}
+_VERIFIED = 3
+
+
+def _table(*headings: str, numbers: Sequence[str] = (), title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
+    return table
+
+
+def _row(table: Table, *cells: object, style: str | None = None) -> None:
+    # As Text: a collection may well be called `[red]`.
+    table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells), style=style)
+
+
+def _facts(facts: Mapping[str, object]) -> Table:
+    table = _table("", "")
+    table.show_header = False
+    for name, value in facts.items():
+        _row(table, Text(name, style="dim"), value)
+    return table
+
+
+def _count(points: int | None) -> str:
+    return "absent" if points is None else f"{points:,}"
+
+
+def survey(found: Survey) -> RenderableType:
+    """The collections with legacy names and what they would be called."""
+    if not found.proposals:
+        return Text(f"None of the server's {found.collections} collections has a legacy name.")
+    table = _table("collection", "canonical name", "command", title="Collections with a legacy name")
+    for proposal in found.proposals:
+        command = Text(f"qferry start {shlex.quote(proposal.source)}", style="cyan")
+        note = Text("a collection of that name exists already", style="yellow")
+        _row(table, proposal.source, proposal.target, note if proposal.target_exists else command)
+    return Group(table, Text(f"{len(found.proposals)} of {found.collections} collections.", style="dim"))
+
+
+def plan(found: Plan) -> RenderableType:
+    """What a migration would be, and its commands."""
+    facts = {
+        "from": found.source,
+        "to": found.target,
+        "points": f"{found.points:,}",
+        "shards": found.shards,
+        "payload indexes": ", ".join(found.indexes) or "none",
+        "aliases": ", ".join(found.aliases) or "none",
+        "server": f"Qdrant {found.server_version}",
+    }
+    alias = Text(f"`{found.asked_for}` is an alias of `{found.source}`.", style="yellow")
+    steps = Text("\n".join(f"  {step}" for step in found.steps), style="cyan")
+    parts: list[RenderableType] = [alias] if found.asked_for != found.source else []
+    return Group(*parts, _facts(facts), Text("Nothing was changed. The steps:", style="dim"), steps)
+
+
+def started(result: Started) -> RenderableType:
+    """That dual writes are under way."""
+    who = [f"  {writer}" for writer in result.writers] or [
+        "  none is running; whoever connects from now on does the same"
+    ]
+    return Group(
+        _tick(f"`{result.source}` → `{result.target}`: every application writes to both sides:"),
+        Text("\n".join(who)),
+        then("backfill {}", result.source),
+    )
+
+
+def done(result: Done, command: str = "") -> RenderableType:
+    """What was done, and the usual next command."""
+    sentence = _tick(f"`{result.source}` → `{result.target}` is {result.phase}: {result.detail}.")
+    return Group(sentence, then(command, result.source)) if command else sentence
+
+
+def then(command: str, source: str) -> Text:
+    """The usual next command, with `{}` where the source's name belongs."""
+    return Text.assemble(("Next: ", "dim"), (f"qferry {command.format(shlex.quote(source))}", "cyan"))
+
+
+def _tick(sentence: str) -> Text:
+    return Text.assemble(("✓ ", "green"), sentence)
+
+
+def _mark(*, passed: bool) -> Text:
+    return Text("✓", style="green") if passed else Text("✗", style="bold red")
+
+
+def verification(found: Verification, source: str) -> RenderableType:
+    """A table of checks, and the ids that differ."""
+    table = _table("", "check", "found", title=f"{found.points:,} points verified in {found.seconds:.1f} s")
+    for check in found.checks:
+        _row(table, _mark(passed=check.passed), check.name, check.detail)
+    if found.passed:
+        return Group(table, then("switch {} --percent 10", source))
+    again = then("verify {} --repair", source)
+    if not found.differing:
+        return Group(table, again)
+    shown = ", ".join(str(point) for point in found.differing[:IDS_SHOWN])
+    more = len(found.differing) - IDS_SHOWN
+    ids = f"Differing: {shown}" + (f" and {more:,} more (--json lists all)" if more > 0 else "")
+    return Group(table, Text(ids, style="red"), again)
+
+
+def ran(result: Ran) -> RenderableType:
+    """The steps of a run, and where it has led."""
+    table = _table("", "step", "done", "seconds", numbers=("seconds",))
+    for step in result.steps:
+        passed = result.passed or step.verb != "verify"
+        _row(table, _mark(passed=passed), step.verb, step.detail, f"{step.seconds:.1f}")
+    if result.verification is not None and not result.passed:
+        return Group(table, verification(result.verification, result.source))
+    where = f"`{result.source}` → `{result.target}`: {result.read_percent} % of the reads are served by the target."
+    return Group(table, _tick(where), then("finish {0}, or qferry rollback {0}", result.source))
+
+
+def history(lines: Sequence[HistoryLine]) -> RenderableType:
+    """Everything that was done, oldest first."""
+    if not lines:
+        return Text("Nothing is recorded on this server.")
+    table = _table("when", "epoch", "what", "details", "who", numbers=("epoch",))
+    for line in lines:
+        _row(table, line.at, line.epoch, line.what, _details(line.details), line.who)
+    return table
+
+
+def _details(details: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in details.items() if value is not None)
+
+
+def statuses(found: Sequence[Status]) -> RenderableType:
+    """Where all migrations stand."""
+    if not found:
+        return Text("No migration is recorded on this server. `qferry plan` finds collections with legacy names.")
+    pictures: list[RenderableType] = []
+    for one in found:
+        pictures += [Text(""), status(one)] if pictures else [status(one)]
+    return Group(*pictures)
+
+
+def status(found: Status) -> RenderableType:
+    """Where one migration stands, and what to do next."""
+    m = found.migration
+    parts: list[RenderableType] = [
+        Text.assemble((m.source, "bold"), " → ", (m.target, "bold"), (f"   epoch {m.epoch}", "dim")),
+        phases(m),
+        _sides(found),
+    ]
+    if found.writers:
+        parts.append(_writers(found))
+    parts.append(_facts({"journal": f"{found.debt:,} points to check", "evidence": _evidence(m), **_coordinator(m)}))
+    parts += [Text(f"Suspect: {reason}", style="red") for reason in m.suspicions]
+    parts.append(Text.assemble(("Next: ", "dim"), (next_step(m), "cyan")))
+    return Group(*parts)
+
+
+def phases(m: Migration) -> Text:
+    """The way of a migration in one line, with the place where it stands."""
+    if m.phase in (Phase.ABORTING, Phase.ABORTED):
+        return Text(f"● {m.phase.value}", style="bold red")
+    names = ["prepared", "dual", "copied", "verified", "switched", "finished", "cleaned"]
+    present = _PRESENT[m.phase]
+    if m.phase is Phase.COPIED and m.verified is not None:
+        present = _VERIFIED
+    if m.phase is Phase.COPYING:
+        names[present] = f"dual, copying {m.copied_points:,} of {m.expected_points:,}"
+    elif m.phase is Phase.SWITCHED:
+        names[present] = f"switched {m.read_percent} %"
+    elif m.phase in (Phase.PREPARING, Phase.STARTING, Phase.FINISHING):
+        names[present] = m.phase.value
+    line = Text()
+    for place, name in enumerate(names):
+        line.append(" → " if place else "", style="dim")
+        if place < present:
+            line.append(f"✓ {name}", style="green")
+        elif place == present:
+            line.append(f"● {name}", style="bold reverse")
+        else:
+            line.append(name, style="dim")
+    return line
+
+
+def _sides(found: Status) -> Table:
+    m = found.migration
+    truth = Side.TARGET if m.phase in TARGET_IS_TRUTH else Side.SOURCE
+    reads = m.read_percent if truth is Side.SOURCE else 100
+    table = _table("side", "collection", "points", "status", "reads", "", numbers=("points", "reads"))
+    for side, points, state, share in (
+        (Side.SOURCE, found.source_points, "", 100 - reads),
+        (Side.TARGET, found.target_points, found.target_status or "", reads),
+    ):
+        place = f"{m.collection(side)} at {m.server(side)}" if m.server(side) else m.collection(side)
+        _row(table, side.value, place, _count(points), state, f"{share} %", "truth" if side is truth else "")
+    return table
+
+
+def _writers(found: Status) -> Table:
+    m = found.migration
+    table = _table("writer", "pid", "since", "epoch", "debt", "pinned by", numbers=("pid", "debt"))
+    for writer in found.writers:
+        data = writer_data(m, writer)
+        behind = Text(f"behind, at {data['acknowledged_epoch']}", style="yellow")
+        epoch = behind if data["behind"] else Text("acknowledged", style="green")
+        pins = "stopped in the middle of a write" if data["suspect"] else data["pins"]
+        _row(table, writer.host, writer.pid, writer.since, epoch, f"{data['debt']:,}", pins)
+    return table
+
+
+def _evidence(m: Migration) -> str:
+    if m.verified is None:
+        return "not verified"
+    points = f", {m.verified['points']:,} points" if "points" in m.verified else ""
+    return f"verified {m.verified.get('at', '')}{points}"
+
+
+def _coordinator(m: Migration) -> dict[str, object]:
+    return {"at work": m.claim_by} if m.claim_by else {}

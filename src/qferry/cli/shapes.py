@@ -1,0 +1,88 @@
+"""The JSON of `status`, flat and without what only the protocol needs; and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from qferry.commands import Status
+from qferry.protocol.phases import ENDED, Phase
+from qferry.protocol.records import Migration, Writer
+
+ALL_READS = 100
+
+
+def status_data(status: Status) -> dict[str, Any]:
+    """One migration as docs/cli.md describes it."""
+    m = status.migration
+    return {
+        "id": m.id,
+        "source": m.source,
+        "target": m.target,
+        "phase": m.phase.value,
+        "routing": m.routing.value,
+        "truth": m.truth.value,
+        "read_percent": m.read_percent,
+        "epoch": m.epoch,
+        "policy": m.policy.value,
+        "copied_points": m.copied_points,
+        "expected_points": m.expected_points,
+        "debt": status.debt,
+        "verified": m.verified,
+        "suspicions": m.suspicions,
+        "source_points": status.source_points,
+        "target_points": status.target_points,
+        "target_status": status.target_status,
+        "writers": [writer_data(m, writer) for writer in status.writers],
+        "coordinator": m.claim_by or None,
+        "created_at": m.created_at,
+        "finished_at": m.finished_at,
+        "cleanup_after": m.cleanup_after,
+        "next": next_step(m),
+    }
+
+
+def writer_data(m: Migration, writer: Writer) -> dict[str, Any]:
+    """One writer, as far as this migration is concerned."""
+    acknowledged = writer.acked.get(m.id, 0)
+    return {
+        "host": writer.host,
+        "pid": writer.pid,
+        "since": writer.since,
+        "acknowledged_epoch": acknowledged,
+        "behind": acknowledged < m.epoch,
+        "debt": writer.debts.get(m.id, 0),
+        "busy_s": writer.busy_s,
+        "suspect": m.id in writer.suspects,
+        "pins": writer.pins.describe(),
+    }
+
+
+def next_step(m: Migration) -> str:
+    """What to do next, as a sentence with the command in it."""
+    source, target = shlex.quote(m.source), shlex.quote(m.target)
+    if m.phase not in ENDED and m.suspicions and m.phase in (Phase.COPIED, Phase.SWITCHED):
+        return f"Run `qferry verify {source} --repair`: only a full check clears the suspicion."
+    match m.phase:
+        case Phase.PREPARING | Phase.STARTING:
+            return f"Run `qferry start {source} {target}` again to complete it."
+        case Phase.COPYING:
+            return f"Run `qferry backfill {source}`."
+        case Phase.COPIED if m.verified is None:
+            return f"Run `qferry verify {source}`."
+        case Phase.COPIED:
+            return f"Run `qferry switch {source} --percent 10`, or more of the reads at once."
+        case Phase.SWITCHED if m.read_percent < ALL_READS:
+            return f"Run `qferry switch {source} --percent 100`, or `qferry rollback {source}`."
+        case Phase.SWITCHED:
+            return f"Run `qferry finish {source}` (after it there is no way back), or `qferry rollback {source}`."
+        case Phase.FINISHING:
+            return f"Run `qferry finish {source}` again to complete it; it is past the point of no return."
+        case Phase.FINISHED:
+            return f"Run `qferry cleanup {source}`, not before {m.cleanup_after}."
+        case Phase.ABORTING:
+            return f"Run `qferry abort {source}` again to complete it."
+        case Phase.ABORTED:
+            return f"Nothing: `{m.source}` is as it was."
+        case Phase.CLEANED:
+            return f"Nothing: it is complete, and `{m.source}` leads to `{m.target}`."
