@@ -173,9 +173,11 @@ class _IfCounted(ProgressColumn):
 
 
 class _Done(ProgressColumn):
-    """How much of how much."""
+    """How much of how much; blank for a stage that was over before it had counted to its end."""
 
     def render(self, task: Task) -> RenderableType:
+        if task.fields["over"] and task.completed < (task.total or 0):
+            return Text("")
         return Text(f"{int(task.completed):,}/{int(task.total or 0):,}", style="progress.download")
 
 

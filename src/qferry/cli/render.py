@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qferry.cli.run import Ran
-from qferry.cli.shapes import next_step, writer_data
+from qferry.cli.shapes import ALL_READS, next_step, writer_data
 from qferry.commands import Done, HistoryLine, Plan, Started, Status, Survey
 from qferry.flows.verify import Verification
 from qferry.protocol.phases import TARGET_IS_TRUTH, Phase, Side
@@ -140,7 +140,8 @@ def ran(result: Ran) -> RenderableType:
     if result.verification is not None and not result.passed:
         return Group(table, verification(result.verification, result.source))
     where = f"`{result.source}` → `{result.target}`: {result.read_percent} % of the reads are served by the target."
-    return Group(table, _tick(where), then("finish {0}, or qferry rollback {0}", result.source))
+    following = "finish {0}" if result.read_percent == ALL_READS else "switch {0} --percent 100"
+    return Group(table, _tick(where), then(f"{following}, or qferry rollback {{0}}", result.source))
 
 
 def history(lines: Sequence[HistoryLine]) -> RenderableType:
@@ -212,10 +213,10 @@ def phases(m: Migration) -> Text:
 def _sides(found: Status) -> Table:
     m = found.migration
     truth = Side.TARGET if m.phase in TARGET_IS_TRUTH else Side.SOURCE
-    reads = m.read_percent if truth is Side.SOURCE else 100
+    reads = m.read_percent if truth is Side.SOURCE else ALL_READS
     table = _table("side", "collection", "points", "status", "reads", "", numbers=("points", "reads"))
     for side, points, state, share in (
-        (Side.SOURCE, found.source_points, "", 100 - reads),
+        (Side.SOURCE, found.source_points, "", ALL_READS - reads),
         (Side.TARGET, found.target_points, found.target_status or "", reads),
     ):
         place = f"{m.collection(side)} at {m.server(side)}" if m.server(side) else m.collection(side)

@@ -113,7 +113,7 @@ class Run:
             ack_timeout_s=self.ack_timeout_s,
             report=self.report,
         )
-        return f"{len(done.writers)} writers write to both sides"
+        return f"{done.points:,} points; both sides get the writes of {', '.join(done.writers) or 'whoever connects'}"
 
     def _switch(self) -> Done:
         return commands.switch(

@@ -27,7 +27,7 @@ from qferry.clients.table import Kind
 from qferry.drivers.blocking import BlockingDriver
 from qferry.errors import FerryError
 from qferry.flows.heartbeat import beat, goodbye, pulse
-from qferry.flows.routed import confirmed, note_doubt
+from qferry.flows.routed import confirmed
 from qferry.options import FerryOptions
 from qferry.protocol.records import HOME
 
@@ -160,11 +160,9 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
             try:
                 result = upstream(self, collection_name, *args, **kwargs)
             except BaseException as error:
-                if kind is not Kind.READ:
-                    note_doubt(view, error, HOME)
+                self._driver.leave(view, error if kind is not Kind.READ else None)
                 raise
-            finally:
-                self._driver.leave(view)
+            self._driver.leave(view)
             if self._session.valid(time.monotonic()) or self._driver.run(
                 confirmed(self._session, view, collection_name)
             ):

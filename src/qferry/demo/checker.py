@@ -55,9 +55,7 @@ class Verdict:
         return sum(finding.fault is fault for finding in self.findings)
 
 
-def check(
-    calls: Iterable[Call], before: Mapping[int, PointState], after: Mapping[int, PointState]
-) -> Verdict:
+def check(calls: Iterable[Call], before: Mapping[int, PointState], after: Mapping[int, PointState]) -> Verdict:
     """
     Judge every point that existed, was written, or exists now.
 
@@ -137,8 +135,6 @@ def _points_by_group(calls: list[Call], before: Mapping[int, PointState]) -> dic
             if key != GROUP_KEY:
                 continue
             if effect.point is None:
-                raise ValueError(
-                    "A filter write set the group number: which points later ones reach is unknown."
-                )
+                raise ValueError("A filter write set the group number: which points later ones reach is unknown.")
             members[value].add(effect.point)
     return members

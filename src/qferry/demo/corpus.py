@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Not code that a reader would search for.
-SKIPPED_FOLDERS = frozenset(
-    {"test", "tests", "idle_test", "site-packages", "__pycache__", "lib2to3", "idlelib"}
-)
+SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "__pycache__", "lib2to3", "idlelib"})
 
 # From many files a few chunks each: more variety than all of a few files.
 MAX_CHUNKS_PER_FILE = 6
@@ -44,9 +42,7 @@ def standard_library_chunks(count: int, *, folder: Path | None = None) -> list[C
         `count` chunks, or all there are if that is fewer.
     """
     root = folder or Path(sysconfig.get_path("stdlib"))
-    files = sorted(
-        path for path in root.rglob("*.py") if SKIPPED_FOLDERS.isdisjoint(path.relative_to(root).parts)
-    )
+    files = sorted(path for path in root.rglob("*.py") if SKIPPED_FOLDERS.isdisjoint(path.relative_to(root).parts))
     # A fixed shuffle spreads the chunks over the library; the demo's own seed must not change the corpus,
     # or its embeddings could not be cached.
     random.Random(0).shuffle(files)  # noqa: S311 - repeatable on purpose

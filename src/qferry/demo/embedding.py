@@ -199,7 +199,7 @@ def _cache_file(model: str, texts: Sequence[str], folder: Path) -> Path:
     return folder / f"embeddings-{digest}.npz"
 
 
-def _import(module: str) -> Any:  # noqa: ANN401 - the optional packages are untyped
+def _import(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:

@@ -106,9 +106,7 @@ class Fleet:
             code = application.process.poll()
             if code is not None:
                 errors = application.errors.read_text(errors="replace").strip()
-                raise DemoError(
-                    f"The application {application.name} ended by itself with exit code {code}:\n{errors}"
-                )
+                raise DemoError(f"The application {application.name} ended by itself with exit code {code}:\n{errors}")
 
     def stop(self) -> None:
         """

@@ -55,9 +55,7 @@ class Coordinator:
         )
         if done.returncode != 0:
             said = "\n".join(part for part in (done.stderr.strip(), done.stdout.strip()) if part)
-            raise DemoError(
-                f"`qferry {' '.join((verb, *arguments))}` ended with exit code {done.returncode}:\n{said}"
-            )
+            raise DemoError(f"`qferry {' '.join((verb, *arguments))}` ended with exit code {done.returncode}:\n{said}")
         answer: dict[str, object] = orjson.loads(done.stdout)
         return answer
 

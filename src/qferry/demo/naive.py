@@ -17,9 +17,7 @@ from qferry.demo.stage import Stage
 BACKFILL_PAGE_POINTS = 100
 
 
-def migrate_by_the_document(
-    client: QdrantClient, stage: Stage, fleet: Fleet, *, source: str, target: str
-) -> None:
+def migrate_by_the_document(client: QdrantClient, stage: Stage, fleet: Fleet, *, source: str, target: str) -> None:
     """
     Take a collection through the document's four phases while the applications run.
 
@@ -81,13 +79,8 @@ def validate(client: QdrantClient, source: str, target: str) -> str:
     counts = [client.count(collection).count for collection in (source, target)]
     sample = client.scroll(source, limit=1, with_vectors=True)[0]
     neutral = [0.1] * len(_vector(sample[0])) if sample else []
-    found = [
-        {hit.id for hit in client.query_points(name, neutral, limit=10).points} for name in (source, target)
-    ]
-    return (
-        f"counts {counts[0]:,} and {counts[1]:,}, "
-        f"sample search {'equal' if found[0] == found[1] else 'different'}"
-    )
+    found = [{hit.id for hit in client.query_points(name, neutral, limit=10).points} for name in (source, target)]
+    return f"counts {counts[0]:,} and {counts[1]:,}, sample search {'equal' if found[0] == found[1] else 'different'}"
 
 
 def _as_struct(point: models.Record) -> models.PointStruct:

@@ -78,9 +78,7 @@ def allowed_states(
         following: dict[tuple[int, ...], set[PointState]] = defaultdict(set)
         for position, states in reached.items():
             pending = [
-                (i, lane[at])
-                for i, (at, lane) in enumerate(zip(position, lanes, strict=True))
-                if at < len(lane)
+                (i, lane[at]) for i, (at, lane) in enumerate(zip(position, lanes, strict=True)) if at < len(lane)
             ]
             first_end = min(step.end for _, step in pending)
             for i, step in pending:

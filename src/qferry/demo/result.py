@@ -177,13 +177,9 @@ def percentile(sorted_values: Sequence[float], percent: float) -> float | None:
     return sorted_values[int(rank) - 1]
 
 
-def _latencies(
-    calls: Iterable[Call], during_ns: tuple[int, int]
-) -> dict[str, dict[str, dict[str, float | None]]]:
+def _latencies(calls: Iterable[Call], during_ns: tuple[int, int]) -> dict[str, dict[str, dict[str, float | None]]]:
     began, ended = during_ns
-    taken: dict[str, dict[str, list[float]]] = {
-        kind: {period: [] for period in _PERIODS} for kind in ("read", "write")
-    }
+    taken: dict[str, dict[str, list[float]]] = {kind: {period: [] for period in _PERIODS} for kind in ("read", "write")}
     for call in calls:
         if call.end_ns is not None:
             period = "before" if call.start_ns < began else "during" if call.start_ns < ended else "after"

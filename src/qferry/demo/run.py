@@ -56,9 +56,7 @@ CLIENT_TIMEOUT_S = 60
 PAUSE_SHARE = 0.1
 
 
-def run_demo(
-    options: DemoOptions, *, console: Console | None = None, embedder: Embedder | None = None
-) -> DemoResult:
+def run_demo(options: DemoOptions, *, console: Console | None = None, embedder: Embedder | None = None) -> DemoResult:
     """
     Index real code, start applications, migrate under their traffic, and check every point.
 
@@ -74,9 +72,7 @@ def run_demo(
         DemoError: the demo could not go on; what it had started has been stopped.
     """
     if options.points < MIN_POINTS:
-        raise DemoError(
-            f"The demo needs at least {MIN_POINTS} points to have something to move; got {options.points}."
-        )
+        raise DemoError(f"The demo needs at least {MIN_POINTS} points to have something to move; got {options.points}.")
     screen = console or Console(stderr=True)
     traffic_s = DEFAULT_TRAFFIC_S if options.seconds is None else options.seconds
     stage = Stage(screen, pause_s=traffic_s * PAUSE_SHARE)
@@ -89,9 +85,7 @@ def run_demo(
         _index(client, stage, chunks, vectors, options)
         before = read_collection(url, SOURCE)
 
-        fleet = Fleet(
-            _settings(options, url, folder, chunks=chunks, vectors=vectors, queries=queries), folder
-        )
+        fleet = Fleet(_settings(options, url, folder, chunks=chunks, vectors=vectors, queries=queries), folder)
         stack.callback(fleet.kill_all)
         fleet.start(APPLICATIONS)
         stage.let_traffic_run("traffic before", fleet)
@@ -180,18 +174,14 @@ def _index(
                     "use another server, or remove it."
                 )
         size = vectors.shape[1]
-        client.create_collection(
-            SOURCE, vectors_config=models.VectorParams(size=size, distance=models.Distance.COSINE)
-        )
+        client.create_collection(SOURCE, vectors_config=models.VectorParams(size=size, distance=models.Distance.COSINE))
         client.create_payload_index(SOURCE, GROUP_KEY, models.PayloadSchemaType.INTEGER)
         client.create_payload_index(SOURCE, "path", models.PayloadSchemaType.KEYWORD)
         all_vectors = near_copies(vectors, options.points, seed=options.seed)
         for first in range(0, options.points, INDEX_BATCH_POINTS):
             ids = range(first, min(first + INDEX_BATCH_POINTS, options.points))
             payloads = [indexed_payload(point, chunks, options.points) for point in ids]
-            batch = models.Batch(
-                ids=list(ids), vectors=all_vectors[ids.start : ids.stop].tolist(), payloads=payloads
-            )
+            batch = models.Batch(ids=list(ids), vectors=all_vectors[ids.start : ids.stop].tolist(), payloads=payloads)
             client.upsert(SOURCE, batch)
         note(f"{size} dimensions, into {SOURCE}")
 

@@ -148,16 +148,12 @@ class Workload:
     def _upsert(self) -> Request:
         points = {self._point() for _ in range(self._random.randint(1, MAX_POINTS_PER_UPSERT))}
         pairs = [self._new_point(point) for point in sorted(points)]
-        return Request(
-            "upsert", {"points": [point for point, _ in pairs]}, tuple(effect for _, effect in pairs)
-        )
+        return Request("upsert", {"points": [point for point, _ in pairs]}, tuple(effect for _, effect in pairs))
 
     def _new_point(self, point: int) -> tuple[models.PointStruct, Effect]:
         vector = self._vector_near(point)
         payload = indexed_payload(point, self._chunks, self._indexed_points) | {"revision": self._token()}
-        effect = Effect(
-            Action.UPSERT, point, vector=vector_fingerprint(vector), payload=payload_fingerprint(payload)
-        )
+        effect = Effect(Action.UPSERT, point, vector=vector_fingerprint(vector), payload=payload_fingerprint(payload))
         return models.PointStruct(id=point, vector=vector.tolist(), payload=payload), effect
 
     def _delete(self) -> Request:
@@ -207,9 +203,7 @@ class Workload:
         operations: list[models.UpdateOperation] = [
             models.UpsertOperation(upsert=models.PointsList(points=[written])),
             models.SetPayloadOperation(set_payload=models.SetPayload(payload=mark, points=[point])),
-            models.SetPayloadOperation(
-                set_payload=models.SetPayload(payload=campaign, filter=_in_group(group))
-            ),
+            models.SetPayloadOperation(set_payload=models.SetPayload(payload=campaign, filter=_in_group(group))),
             models.DeleteOperation(delete=models.PointIdsList(points=[other])),
         ]
         effects = (

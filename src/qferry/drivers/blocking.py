@@ -32,6 +32,8 @@ from qferry.flows.effects import (
     Today,
     Together,
 )
+from qferry.flows.routed import note_doubt
+from qferry.protocol.records import HOME
 from qferry.protocol.session import Session, View
 
 T = TypeVar("T")
@@ -89,9 +91,11 @@ class BlockingDriver:
         with self._lock:
             return session.enter_quiet(time.monotonic())
 
-    def leave(self, view: View) -> None:
-        """`View.leave`, undisturbed."""
+    def leave(self, view: View, error: BaseException | None = None) -> None:
+        """`View.leave`, undisturbed; with the error of a write that may still be carried out."""
         with self._lock:
+            if error is not None:
+                note_doubt(view, error, HOME)
             view.leave()
 
     def _perform(self, effect: Effect) -> Any:

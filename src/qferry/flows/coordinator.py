@@ -37,16 +37,17 @@ class Coordinator:
     Args:
         migration: The record as last read.
         token: The claim it holds.
-        fence: The alias its writes to the target go through.
         who: Host and pid, for the record.
         ack_timeout_s: How long a live writer may take to acknowledge, in seconds.
+        fence: The alias its writes to the target go through; empty until it is needed, so that a rollback does not
+            depend on the target's server.
     """
 
     migration: Migration
     token: str
-    fence: str
     who: str
     ack_timeout_s: float = 60.0
+    fence: str = ""
     _beat_at: float = 0.0
     _beats: int = 0
     _last_moved: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -99,6 +100,11 @@ class Coordinator:
             self._beats += 1
             yield from self.save({"claim_beat": self.migration.claim_beat + 1})
 
+    def fenced(self) -> Flow[None]:
+        """Put up the fence unless it stands; what copies, checks or repairs begins with this."""
+        if not self.fence:
+            yield from self.raise_fence()
+
     def raise_fence(self) -> Flow[None]:
         """
         Make sure that nothing sent to the target through an earlier fence can still land, and put up a new one.
@@ -120,6 +126,7 @@ class Coordinator:
         old = [a["alias_name"] for a in listed["aliases"] if a["alias_name"].startswith(m.fence_prefix)]
         if old:
             yield wire.change_aliases(m.target_url, drop=old)
+        self.fence = ""
 
     def write_target(self, request: Request) -> Flow[bool]:
         """
@@ -187,7 +194,9 @@ class Coordinator:
                     continue
                 waiting.append(writer)
             if not waiting:
-                yield from self._hear_suspicions(listed)
+                if (yield from self._hear_suspicions(listed)):
+                    epoch = self.migration.epoch  # so that the writers know they have been heard
+                    continue
                 return [w for w in listed if w.acked.get(self.migration.id, 0) >= epoch]
             if now - began > self.ack_timeout_s:
                 raise self._unacknowledged(waiting, epoch)
@@ -207,17 +216,22 @@ class Coordinator:
         )
 
     def _bury(self, writer: Writer) -> Flow[None]:
-        yield records.forget(writer.id)
+        """Take a dead writer off the list; the suspicion first, or it would be lost with this coordinator."""
         if self.migration.phase in JOURNALLED:
             yield from self.suspect(f"{writer.describe()} vanished without saying goodbye")
         else:
             yield from self.note("writer vanished", writer=writer.describe())
+        yield records.forget(writer.id)
 
-    def _hear_suspicions(self, writers: Sequence[Writer]) -> Flow[None]:
+    def _hear_suspicions(self, writers: Sequence[Writer]) -> Flow[bool]:
+        """Take over what writers suspect of themselves; they stop saying so once they read it in the record."""
+        heard = False
         for writer in writers:
             reason = f"{writer.describe()} [{writer.id}] was stopped in the middle of a write"
             if self.migration.id in writer.suspects and reason not in self.migration.suspicions:
                 yield from self.suspect(reason)
+                heard = True
+        return heard
 
     def suspect(self, reason: str) -> Flow[None]:
         """Only a full check that begins from now on may be trusted."""
@@ -237,7 +251,7 @@ class Coordinator:
 
     def release(self) -> Flow[None]:
         """Give the claim back."""
-        if self.migration.phase in JOURNALLED:
+        if self.fence:
             yield from self.drop_fence()
         yield records.change_migration(self.migration.id, self.token, {"claim": "", "claim_by": ""})
 
@@ -274,7 +288,4 @@ def claim(migration: Migration, who: str, *, ack_timeout_s: float = 60.0) -> Flo
     m = yield from records.read_migration(m.id)
     if m.claim != token:
         raise Conflict("Another coordinator was faster.", hint="Look at `qferry status`, then run the command again.")
-    coordinator = Coordinator(m, token, "", who, ack_timeout_s)
-    if m.phase in JOURNALLED:
-        yield from coordinator.raise_fence()
-    return coordinator
+    return Coordinator(m, token, who, ack_timeout_s)

@@ -28,6 +28,7 @@ def copy(co: Coordinator) -> Flow[int]:
     Retry: safe.  Progress is saved only after a page was applied; a page that was applied but not saved is copied
     again, which changes nothing that the journal does not put right.
     """
+    yield from co.fenced()
     limit = 100
     while co.migration.phase is Phase.COPYING:
         m = co.migration

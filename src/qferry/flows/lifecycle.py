@@ -118,7 +118,6 @@ def start(co: Coordinator) -> Flow[list[Writer]]:
     if co.migration.phase is Phase.PREPARING:
         yield from _prepare(co)
         yield from co.move(Event.CREATED, "dual writes begin")
-        yield from co.raise_fence()
     if co.migration.phase is not Phase.STARTING:
         raise out_of_order(co.migration.phase, "qferry start")
     writers = yield from co.acknowledged(co.migration.epoch)
@@ -217,6 +216,7 @@ def switch(co: Coordinator, percent: int, *, green_timeout_s: float = 3600.0) ->
     if m.phase not in (Phase.COPIED, Phase.SWITCHED):
         raise out_of_order(m.phase, f"qferry switch --percent {percent}")
     opening = m.phase is Phase.COPIED
+    yield from co.fenced()
     yield from co.roll_call("switch asked for")
     yield from require_evidence(co)
     yield from wait_until_green(co, green_timeout_s)
@@ -247,6 +247,7 @@ def soak(co: Coordinator, seconds: float) -> Flow[int]:
     """Keep settling the journal, so that what concurrent writers leave apart comes together; returns repairs."""
     began: float = yield Now()
     repaired = 0
+    yield from co.fenced()
     while True:
         done = yield from drain_well(co)
         repaired += done.repaired
@@ -288,6 +289,7 @@ def _seal(co: Coordinator, cleanup_after: str) -> Flow[None]:
         raise Refused(
             f"Only {m.read_percent} % of the reads are on the target.", hint="Run `qferry switch --percent 100` first."
         )
+    yield from co.fenced()
     yield from require_evidence(co)
     for writer in (yield from records.writers()):
         if writer.pins.new_reads is False:

@@ -64,6 +64,7 @@ def verify(co: Coordinator, *, mend: bool = False) -> Flow[Verification]:
     began.
     """
     began: float = yield Now()
+    yield from co.fenced()
     yield from co.roll_call("verification began")
     suspicions = co.migration.suspicions
     yield from drain_well(co)

@@ -151,6 +151,8 @@ class Session:
         """
         found = {m.id: m for m in migrations}
         self.lease_until = sent_at + LEASE_S
+        # A suspicion of ours that the record carries need not be reported again.
+        self.suspects -= {m.id for m in found.values() if any(self.writer_id in why for why in m.suspicions)}
         if {m.id: m.epoch for m in found.values()} == self.view.epochs:
             return
         routes: dict[str, Route] = {}
