@@ -180,6 +180,9 @@ class Coordinator:
         """
         began: float = yield Now()
         while True:
+            # Looked at before and after: this process too may be stopped between any two lines, and the time it was
+            # away must not count as silence of the writer.
+            asked: float = yield Now()
             listed = yield from records.writers()
             now: float = yield Now()
             waiting: list[Writer] = []
@@ -189,7 +192,7 @@ class Coordinator:
                 beat, since = self._last_moved.get(writer.id, (-1, now))
                 if writer.beat != beat:
                     self._last_moved[writer.id] = (writer.beat, now)
-                elif now - since > LEASE_S + LEASE_MARGIN_S:
+                elif asked - since > LEASE_S + LEASE_MARGIN_S:
                     yield from self._bury(writer)
                     continue
                 waiting.append(writer)
@@ -271,8 +274,8 @@ def claim(migration: Migration, who: str, *, ack_timeout_s: float = 60.0) -> Flo
         yield Report("claim", text=f"waiting up to {CLAIM_S:.0f} s for the claim of {m.claim_by} to lapse")
         began: float = yield Now()
         while True:
+            asked: float = yield Now()
             m = yield from records.read_migration(m.id)
-            now: float = yield Now()
             if m.claim != migration.claim or m.claim_beat != migration.claim_beat:
                 if m.claim:
                     raise Conflict(
@@ -280,7 +283,7 @@ def claim(migration: Migration, who: str, *, ack_timeout_s: float = 60.0) -> Flo
                         hint="Wait until it is done, or stop it and run this command again.",
                     )
                 break
-            if now - began > CLAIM_S:
+            if asked - began > CLAIM_S:
                 break
             yield Sleep(POLL_S)
     token: str = yield NewId()
