@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -161,7 +162,10 @@ def server_version(server: str) -> Flow[str]:
     Raises:
         Refused: It is older than what the protocol was written for.
     """
-    found = str((yield wire.version(server))["version"])
+    answer = yield wire.version(server)
+    found = str(answer.get("version")) if isinstance(answer, dict) else ""
+    if "qdrant" not in str(answer).lower():
+        raise Refused("What answers at that URL is not a Qdrant server.", hint="Check the URL and the port.")
     numbers = tuple(int(n) for n in re.findall(r"\d+", found)[:2])
     if numbers < OLDEST_SERVER:
         oldest = ".".join(map(str, OLDEST_SERVER))
@@ -238,13 +242,16 @@ def _plan(connection: Connection, asked_for: str, target: str, overrides: Mappin
         aliases=aliases,
         asked_for=asked_for,
         target_exists=target_exists,
-        steps=(
-            f"qferry start {source} {target}",
-            f"qferry backfill {source}",
-            f"qferry verify {source}",
-            f"qferry switch {source} --percent 100",
-            f"qferry finish {source}",
-            f"qferry cleanup {source}   (after the safety period)",
+        steps=tuple(
+            shlex.join(step.split() + words) + (f" --target-url {shlex.quote(other)}" if other else "")
+            for step, words in (
+                ("qferry start", [source, target]),
+                ("qferry backfill", [source]),
+                ("qferry verify", [source]),
+                ("qferry switch --percent 100", [source]),
+                ("qferry finish", [source]),
+                ("qferry cleanup", [source]),
+            )
         ),
     )
 
@@ -289,16 +296,21 @@ def start(
     with connection.driver(report) as driver:
         found = driver.run(lifecycle.open_migrations())
         mine = [m for m in found if source in m.names and m.target == target]
-        if mine and mine[-1].phase in (Phase.PREPARING, Phase.STARTING):
-            migration = mine[-1]
-        elif mine:
-            raise out_of_order(mine[-1].phase, f"qferry start {source} {target}")
-        else:
+        migration = lifecycle.one_of(mine, source) if mine else None
+        if migration is not None and migration.phase not in (Phase.PREPARING, Phase.STARTING):
+            raise out_of_order(migration.phase, f"qferry start {source} {target}")
+        if migration is not None and (dict(migration.overrides), migration.policy) != (dict(overrides or {}), policy):
+            raise Refused(
+                "An earlier, interrupted start of this migration was given other settings.",
+                hint="Repeat them exactly, or give that one up with `qferry abort`.",
+            )
+        if migration is None:  # otherwise an earlier start was interrupted: go on with it
             planned = driver.run(_plan(connection, source, target, overrides or {}))
             driver.run(lifecycle.ensure_control_collection())
-            names = planned.aliases
             migration = driver.run(
-                lifecycle.record(planned.source, target, connection.target_url, overrides or {}, names, policy)
+                lifecycle.record(
+                    planned.source, target, connection.target_url, overrides or {}, planned.aliases, policy
+                )
             )
         with _claimed(driver, migration, ack_timeout_s) as co:
             writers = driver.run(lifecycle.start(co))

@@ -122,7 +122,9 @@ def verification(found: Verification, source: str) -> RenderableType:
         _row(table, _mark(passed=check.passed), check.name, check.detail)
     if found.passed:
         return Group(table, then("switch {} --percent 10", source))
-    again = then("verify {} --repair", source)
+    failed = {check.name for check in found.checks if not check.passed}
+    # Points and payload indexes can be repaired; a collection's configuration is set when it is created.
+    again = then("abort {}, then start again" if failed == {"configuration"} else "verify {} --repair", source)
     if not found.differing:
         return Group(table, again)
     shown = ", ".join(str(point) for point in found.differing[:IDS_SHOWN])

@@ -27,8 +27,10 @@ from qferry.clients.table import Kind
 from qferry.drivers.aio import AsyncioDriver
 from qferry.drivers.blocking import BlockingDriver
 from qferry.errors import FerryError
+from qferry.flows.effects import Outcome
 from qferry.flows.heartbeat import beat, goodbye, pulse
-from qferry.flows.routed import confirmed, note_doubt
+from qferry.flows.routed import confirmed, leave, overtaken
+from qferry.flows.write import repeatable
 from qferry.options import FerryOptions
 from qferry.protocol.records import HOME
 
@@ -171,16 +173,17 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
         session = self._session
         view = session.enter_quiet(time.monotonic())
         if view is not None:
+            outcome = Outcome(interrupted=True)
             try:
-                result = await upstream(self, collection_name, *args, **kwargs)
-            except BaseException as error:
-                if kind is not Kind.READ:
-                    note_doubt(view, error, HOME)
-                raise
+                outcome = Outcome(value=await upstream(self, collection_name, *args, **kwargs))
+            except Exception as error:  # noqa: BLE001  raised again below, unless its routing is out of date
+                outcome = Outcome(error=error)
             finally:
-                view.leave()
+                leave(view, outcome, write=kind is not Kind.READ)
             if session.valid(time.monotonic()) or await self._driver.run(confirmed(session, view, collection_name)):
-                return result
+                return outcome.result()
+            if not repeatable(name, by_name(names, args, kwargs)):
+                raise outcome.error or overtaken()
         arguments = by_name(names, args, kwargs)
         return await self._driver.run(flow_for(kind, session, name, collection_name, arguments))
 

@@ -159,4 +159,7 @@ def by_name(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any
     twice = given.keys() & kwargs.keys()
     if twice:
         raise TypeError(f"got multiple values for argument {twice.pop()!r}")
+    unknown = sorted(kwargs.keys() - set(names))
+    if unknown:
+        raise AssertionError(f"Unknown arguments: {unknown}")  # as upstream does
     return {**given, **kwargs}

@@ -26,8 +26,10 @@ from qferry.clients.facade import (
 from qferry.clients.table import Kind
 from qferry.drivers.blocking import BlockingDriver
 from qferry.errors import FerryError
+from qferry.flows.effects import Outcome
 from qferry.flows.heartbeat import beat, goodbye, pulse
-from qferry.flows.routed import confirmed
+from qferry.flows.routed import confirmed, overtaken
+from qferry.flows.write import repeatable
 from qferry.options import FerryOptions
 from qferry.protocol.records import HOME
 
@@ -157,16 +159,19 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
     def method(self: FerryClient, collection_name: str, *args: Any, **kwargs: Any) -> Any:
         view = self._driver.enter_quiet(self._session) if kind is not Kind.UPLOAD else None
         if view is not None:
+            outcome = Outcome(interrupted=True)
             try:
-                result = upstream(self, collection_name, *args, **kwargs)
-            except BaseException as error:
-                self._driver.leave(view, error if kind is not Kind.READ else None)
-                raise
-            self._driver.leave(view)
+                outcome = Outcome(value=upstream(self, collection_name, *args, **kwargs))
+            except Exception as error:  # noqa: BLE001  raised again below, unless its routing is out of date
+                outcome = Outcome(error=error)
+            finally:
+                self._driver.leave(view, outcome, write=kind is not Kind.READ)
             if self._session.valid(time.monotonic()) or self._driver.run(
                 confirmed(self._session, view, collection_name)
             ):
-                return result
+                return outcome.result()
+            if not repeatable(name, by_name(names, args, kwargs)):
+                raise outcome.error or overtaken()
         arguments = by_name(names, args, kwargs)
         return self._driver.run(flow_for(kind, self._session, name, collection_name, arguments))
 

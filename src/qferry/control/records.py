@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qferry.control import wire
-from qferry.errors import Rejected
+from qferry.errors import Conflict, Rejected
 from qferry.flows.effects import Flow, Json, Request
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Writer
 
@@ -92,9 +92,25 @@ def change_migration(migration_id: str, claim: str, changes: Mapping[str, Any]) 
 
 
 def read_migration(migration_id: str) -> Flow[Migration]:
-    """One migration's record, as it is now."""
+    """
+    One migration's record, as it is now.
+
+    Raises:
+        Conflict: It is gone.
+    """
     page = yield wire.scroll(HOME, CONTROL_COLLECTION, filter=wire.points_in([migration_id]), limit=1, majority=True)
+    if not page["points"]:
+        raise Conflict(
+            "The migration's record is gone: another `qferry start` has taken its place.",
+            hint="Look at `qferry status`, then run the command again.",
+        )
     return Migration.from_payload(page["points"][0]["payload"])
+
+
+def forget_unclaimed(migration_id: str) -> Request:
+    """Remove a migration's record unless somebody has claimed it."""
+    condition = {"must": [{"has_id": [migration_id]}, {"key": "claim", "match": {"value": ""}}]}
+    return wire.delete(HOME, CONTROL_COLLECTION, {"filter": condition}, strong=True)
 
 
 def put_event(event_id: str, payload: Mapping[str, Any]) -> Request:

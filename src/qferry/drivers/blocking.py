@@ -32,8 +32,7 @@ from qferry.flows.effects import (
     Today,
     Together,
 )
-from qferry.flows.routed import note_doubt
-from qferry.protocol.records import HOME
+from qferry.flows.routed import leave
 from qferry.protocol.session import Session, View
 
 T = TypeVar("T")
@@ -91,12 +90,10 @@ class BlockingDriver:
         with self._lock:
             return session.enter_quiet(time.monotonic())
 
-    def leave(self, view: View, error: BaseException | None = None) -> None:
-        """`View.leave`, undisturbed; with the error of a write that may still be carried out."""
+    def leave(self, view: View, outcome: Outcome, *, write: bool) -> None:
+        """`flows.routed.leave`, undisturbed."""
         with self._lock:
-            if error is not None:
-                note_doubt(view, error, HOME)
-            view.leave()
+            leave(view, outcome, write=write)
 
     def _perform(self, effect: Effect) -> Any:
         match effect:

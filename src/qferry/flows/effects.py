@@ -58,10 +58,17 @@ class Together:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one effect of a `Together`: a value, or the error it ended in."""
+    """What came of something: a value, or the error it ended in; neither if it was interrupted."""
 
     value: Any = None
     error: Exception | None = None
+    interrupted: bool = False
+
+    def result(self) -> Any:
+        """The value; the error is raised."""
+        if self.error is not None:
+            raise self.error
+        return self.value
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ The heartbeat: flush what was touched, report, read the control records, adopt t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from qferry.control import records, wire
 from qferry.errors import LeaseLost, Rejected, RemoteFailure
 from qferry.flows.effects import Flow, Fresh, Now, Together
-from qferry.protocol.journal import Flush, Journal
+from qferry.protocol.journal import Flush, Journal, PointId
 from qferry.protocol.phases import ENDED
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration
 from qferry.protocol.session import Session
@@ -116,15 +116,18 @@ def flush(session: Session, migration: Migration, journal: Journal) -> Flow[None
         RemoteFailure: Some of it may not be; nothing was forgotten.
     """
     attempt = journal.start_flush()
-    token = f"{session.writer_id}:{attempt.began}:{session.beat}"
-    for points in _chunks(attempt, token):
+    for ids in _chunks(attempt):
+        # One token per request: a request that times out and lands late must not look like one that came after it.
+        session.flushes += 1
+        token = f"{session.writer_id}:{session.flushes}"
+        points = [{"id": i, "vector": {}, "payload": {"token": token}} for i in ids]
         yield wire.upsert(HOME, migration.journal_collection, points, strong=True)
     journal.flushed(attempt)
 
 
-def _chunks(attempt: Flush, token: str) -> Sequence[Sequence[object]]:
-    points = [{"id": i, "vector": {}, "payload": {"token": token}} for i in attempt.ids]
-    return [points[i : i + FLUSH_POINTS] for i in range(0, len(points), FLUSH_POINTS)]
+def _chunks(attempt: Flush) -> Iterator[Sequence[PointId]]:
+    for start in range(0, len(attempt.ids), FLUSH_POINTS):
+        yield attempt.ids[start : start + FLUSH_POINTS]
 
 
 def _settle_doubts(session: Session) -> Flow[None]:

@@ -70,10 +70,7 @@ def record(
     policy: WritePolicy,
 ) -> Flow[Migration]:
     """
-    Write a new migration's record, phase `preparing`.
-
-    Two starts at once: each writes its record and then looks for others.  Whoever sees another one withdraws, so at
-    most one goes on; if both withdraw, nothing was done and either may be run again.
+    Write a new migration's record, phase `preparing`; nothing follows from it until it is claimed.
 
     Raises:
         Refused: Another migration has one of the names in hand.
@@ -95,14 +92,32 @@ def record(
         overrides=dict(overrides),
     )
     yield records.put(migration.id, migration.to_payload())
-    for other in (yield from open_migrations()):
-        if other.id != migration.id and {*other.names} & {*names}:
-            yield records.forget(migration.id)
-            raise Refused(
-                f"`{other.source}` → `{other.target}` is {other.phase.value} and has one of these names in hand.",
-                hint="Complete or abort that migration first (`qferry status`).",
-            )
+    yield from alone(migration)
     return migration
+
+
+def alone(migration: Migration) -> Flow[None]:
+    """
+    Make sure that no other migration has one of this one's names in hand; called while it is `preparing`.
+
+    Two starts at once: each has written its record before it looks here.  A record that nobody has claimed yet never
+    began (its start may have died, or its request landed late) and is removed; who loses it that way finds it gone
+    when it claims.  At most one goes on; if none does, nothing was done and either may be run again.
+
+    Raises:
+        Refused: There is one; this one's record is removed.
+    """
+    for other in (yield from open_migrations()):
+        if other.id == migration.id or not {*other.names} & {*migration.names}:
+            continue
+        if other.phase is Phase.PREPARING and not other.claim:
+            yield records.forget_unclaimed(other.id)
+            continue
+        yield records.forget(migration.id)
+        raise Refused(
+            f"`{other.source}` → `{other.target}` is {other.phase.value} and has one of these names in hand.",
+            hint="Complete or abort that migration first (`qferry status`).",
+        )
 
 
 def _dashed(digits: str) -> str:
@@ -140,17 +155,45 @@ def _infos(m: Migration) -> Flow[tuple[Json, Json]]:
 
 def _prepare(co: Coordinator) -> Flow[None]:
     m = co.migration
+    yield from alone(m)
     source = yield wire.info(HOME, m.source)
     yield from _create(
         wire.create_collection(HOME, m.journal_collection, records.small_collection((yield from replicas(HOME))))
     )
     exists = (yield wire.exists(m.target_url, m.target))["exists"]
     if not exists:
-        yield from _create(wire.create_collection(m.target_url, m.target, configuration.to_create(source, m.overrides)))
+        yield from _create_target(m, configuration.to_create(source, m.overrides))
     yield wire.change_aliases(m.target_url, create={m.marker(Side.TARGET): m.target})
     yield wire.change_aliases(HOME, create={m.marker(Side.SOURCE): m.source})
     target = yield wire.info(m.target_url, m.target)
+    unlike = configuration.differences(source, target, m.overrides)
+    if unlike:
+        yield wire.delete_collection(m.target_url, m.target)
+        yield from _withdraw(m)
+        raise Refused(
+            f"The server did not give the target the configuration it was asked for: {unlike[0]}.",
+            hint="Check the settings given with --set; nothing is left of this start.",
+        )
     yield from configuration.copy_indexes(m.target_url, m.target, source, target)
+
+
+def _create_target(m: Migration, config: Json) -> Flow[None]:
+    try:
+        yield from _create(wire.create_collection(m.target_url, m.target, config))
+    except Rejected as error:
+        if not error.final:
+            raise
+        yield from _withdraw(m)
+        raise Refused(
+            f"The server refuses the target's configuration. {error.message}",
+            hint="Check the settings given with --set; nothing is left of this start.",
+        ) from error
+
+
+def _withdraw(m: Migration) -> Flow[None]:
+    """Take back a start that nobody has acted on yet."""
+    yield from _dismantle(m)
+    yield records.forget(m.id)
 
 
 def require_evidence(co: Coordinator) -> Flow[None]:
@@ -426,10 +469,15 @@ def one_of(found: Sequence[Migration], source: str | None) -> Migration:
         matching = [m for m in found if source in m.names]
         if not matching:
             raise Refused(f"There is no migration of `{source}` on this server.", hint="`qferry status` lists them.")
-        return matching[-1]
+        # One that only prepares may be the trace of a start that was run again.
+        return max(matching, key=lambda m: (m.phase not in ENDED, m.phase is not Phase.PREPARING, m.created_at))
     live = [m for m in found if m.phase not in ENDED]
+    begun = [m for m in live if m.phase is not Phase.PREPARING]
+    live = begun or live
+    if not live:
+        raise Refused("No migration is under way on this server.", hint="`qferry plan` shows what could be migrated.")
     if len(live) != 1:
-        names = ", ".join(f"`{m.source}`" for m in live) or "none"
+        names = ", ".join(f"`{m.source}`" for m in live)
         raise Refused(
             f"{len(live)} migrations are under way ({names}), so the command needs the source's name.",
             hint="Give it as the first argument.",

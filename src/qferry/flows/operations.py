@@ -28,6 +28,7 @@ Operation: TypeAlias = (
     | models.DeleteVectorsOperation
 )
 
+_LARGEST_ID = 2**64 - 1
 _SELECTED = ("delete", "clear_payload")  # operations that are a selector; the others carry `points` and `filter`
 
 
@@ -52,6 +53,18 @@ def operations_of(method: str, arguments: Mapping[str, Any]) -> list[Operation]:
     return [_BUILDERS[method](arguments)]
 
 
+def understood(method: str, arguments: Mapping[str, Any]) -> list[Operation]:
+    """The operations of a call whose every id and argument makes sense; none if something does not."""
+    try:
+        operations = operations_of(method, arguments)
+        for operation in operations:
+            filter_of(operation)
+            ids_of(operation)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return []
+    return operations
+
+
 def _uses_shard_keys(arguments: Mapping[str, Any]) -> bool:
     return arguments.get("shard_key_selector") is not None
 
@@ -71,8 +84,7 @@ def _update_vectors(a: Mapping[str, Any]) -> Operation:
     conditions: dict[str, Any] = {}
     if a.get("update_filter") is not None:
         conditions["update_filter"] = _rest_filter(a["update_filter"])
-    points = [GrpcToRest.convert_point_vectors(p) if isinstance(p, grpc.PointVectors) else p for p in a["points"]]
-    return models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=points, **conditions))
+    return models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=list(a["points"]), **conditions))
 
 
 def _set_payload(a: Mapping[str, Any]) -> models.SetPayload:
@@ -108,6 +120,8 @@ def _selector(given: Any) -> models.PointIdsList | models.FilterSelector:
         return given
     if isinstance(given, models.Filter | grpc.Filter):
         return models.FilterSelector(filter=_rest_filter(given))
+    if not isinstance(given, list | tuple):
+        raise TypeError(f"Unsupported points selector type: {type(given)}")
     return models.PointIdsList(points=[canonical_id(i) for i in given])
 
 
@@ -129,7 +143,10 @@ def canonical_id(given: Any) -> PointId:
         return str(given)
     if isinstance(given, str):
         return str(uuid.UUID(given))
-    return int(given)
+    number = int(given)
+    if not 0 <= number <= _LARGEST_ID:
+        raise ValueError(f"{number} is no point id")
+    return number
 
 
 def _body(operation: Operation) -> tuple[str, Any]:

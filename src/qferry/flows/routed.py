@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from qferry.errors import FerryError, LeaseLost, NotAllowed
-from qferry.flows.effects import Call, Flow, Fresh, Now
+from qferry.flows.effects import Call, Flow, Fresh, Now, Outcome
 from qferry.flows.fate import Fate, fate_of
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.phases import Routing, Side
@@ -22,15 +22,25 @@ from qferry.protocol.session import Route, Session, View
 T = TypeVar("T")
 
 
-def routed(session: Session, collection: str, attempt: Callable[[View, Route | None], Flow[T]]) -> Flow[T]:
+def routed(
+    session: Session, collection: str, attempt: Callable[[View, Route | None], Flow[T]], *, repeatable: bool = True
+) -> Flow[T]:
     """
     Carry out `attempt` on the route for `collection`, again if the lease ran out meanwhile and the route has changed.
 
     Every write of the server is absolute ("set to", never "add"), so carrying one out twice within one call is
-    carrying it out at the later moment.
+    carrying it out at the later moment.  That also holds when the first time failed: its collection may be gone.
+
+    Args:
+        session: The client's state.
+        collection: The name the call was made with.
+        attempt: The call, on a route.
+        repeatable: False for several operations of which one is chosen by a filter: the second time it might match
+            what the others did the first time.
 
     Raises:
-        LeaseLost: The routing could not be renewed; nothing was sent on old routing.
+        LeaseLost: The routing could not be renewed and nothing was sent on old routing, or the call was overtaken by
+            a change of routing and cannot be repeated.
     """
     session.calls += 1
     while True:
@@ -39,17 +49,33 @@ def routed(session: Session, collection: str, attempt: Callable[[View, Route | N
             yield from _renew()
         view, route = session.view, session.route(collection)
         view.enter(now)
+        failed: Exception | None = None
         try:
             result = yield from attempt(view, route)
+        except Exception as error:  # noqa: BLE001  raised again below, unless its routing is out of date
+            failed = error
         finally:
             view.leave()
         if (yield from confirmed(session, view, collection)):
+            if failed is not None:
+                raise failed
             return result
+        if not repeatable:
+            raise failed or overtaken()
+
+
+def overtaken() -> LeaseLost:
+    """The error of a call that ended on routing of the past and cannot be repeated."""
+    return LeaseLost(
+        "The process was stopped in the middle of this call, and the routing has changed meanwhile; operations chosen "
+        "by a filter cannot be carried out a second time together with others.",
+        hint="Check what the call did, then repeat what is missing.",
+    )
 
 
 def confirmed(session: Session, view: View, collection: str) -> Flow[bool]:
     """
-    Whether the result of a call that acted on `view` may be given to the caller.
+    Whether the outcome of a call that acted on `view` may be given to the caller.
 
     It may if the lease has held, or if the routing is still the same after a renewal.  Otherwise the call has to be
     carried out again.
@@ -114,6 +140,15 @@ def one_sided(view: View, call: Call) -> Flow[Any]:
     except BaseException as error:
         note_doubt(view, error, call.server)
         raise
+
+
+def leave(view: View, outcome: Outcome, *, write: bool) -> None:
+    """End a call that was carried out without a flow, on the client's own server."""
+    if write and outcome.interrupted:
+        view.doubts.append(Doubt([HOME]))
+    elif write and outcome.error is not None:
+        note_doubt(view, outcome.error, HOME)
+    view.leave()
 
 
 def note_doubt(view: View, error: BaseException, server: str) -> None:

@@ -59,10 +59,32 @@ def write(session: Session, method: str, collection: str, arguments: Mapping[str
         if route is None or route.writes in (Routing.SOURCE_ONLY, Routing.TARGET_ONLY):
             server, name = one_place(route, collection)
             return (yield from one_sided(view, Call(server, method, name, (), arguments)))
-        results = yield from journalled(session, view, route, ops.operations_of(method, arguments), _options(arguments))
+        operations = ops.understood(method, arguments)
+        if not operations:
+            return (yield from _not_understood(session, view, route, method, arguments))
+        results = yield from journalled(session, view, route, operations, _options(arguments))
         return results if method == "batch_update_points" else results[-1]
 
-    return (yield from routed(session, collection, attempt))
+    return (yield from routed(session, collection, attempt, repeatable=repeatable(method, arguments)))
+
+
+def _not_understood(session: Session, view: View, route: Route, method: str, arguments: Mapping[str, Any]) -> Flow[Any]:
+    """
+    A call that makes no sense (an id that is none, a missing argument): upstream or the server tell the caller.
+
+    Should it mean something to them after all, only a full check can speak for what it touched.
+    """
+    server, name = route.migration.server(route.truth), route.migration.collection(route.truth)
+    result = yield from one_sided(view, Call(server, method, name, (), arguments))
+    session.suspects.add(route.migration.id)
+    return result
+
+
+def repeatable(method: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether carrying the call out twice is the same as carrying it out at the later moment."""
+    if method != "batch_update_points" or len(arguments["update_operations"]) == 1:
+        return True
+    return all(ops.filter_of(operation) is None for operation in arguments["update_operations"])
 
 
 def _options(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -117,7 +117,7 @@ _WAY: dict[Event, str] = {
 _NEXT: dict[Phase, str] = {
     Phase.PREPARING: "run `qferry start` again to complete it",
     Phase.STARTING: "run `qferry start` again to complete it",
-    Phase.COPYING: "run `qferry backfill` next",
+    Phase.COPYING: "run `qferry backfill`",
     Phase.COPIED: "run `qferry verify`, then `qferry switch`",
     Phase.SWITCHED: "`qferry switch`, `qferry rollback` and `qferry finish` are possible",
     Phase.FINISHING: "it is past the point of no return: run `qferry finish` again to complete it",

@@ -119,6 +119,7 @@ class Session:
     journals: dict[str, Journal] = field(default_factory=dict)
     suspects: set[str] = field(default_factory=set)
     beat: int = 0
+    flushes: int = 0
     registered: bool = False
     observer: bool = False  # the key may read but not write: it is no writer, and leases alone govern its reads
     calls: int = 0
