@@ -297,7 +297,7 @@ def start(
         found = driver.run(lifecycle.open_migrations())
         mine = [m for m in found if source in m.names and m.target == target]
         migration = lifecycle.one_of(mine, source) if mine else None
-        if migration is not None and migration.phase not in (Phase.PREPARING, Phase.STARTING):
+        if migration is not None and migration.phase not in (Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING):
             raise out_of_order(migration.phase, f"qferry start {source} {target}")
         if migration is not None and (dict(migration.overrides), migration.policy) != (dict(overrides or {}), policy):
             raise Refused(

@@ -20,6 +20,7 @@ from qferry.protocol.records import Migration
 IDS_SHOWN = 20
 _PRESENT: dict[Phase, int] = {
     Phase.PREPARING: 0,
+    Phase.ANNOUNCED: 0,
     Phase.STARTING: 1,
     Phase.COPYING: 1,
     Phase.COPIED: 2,
@@ -198,7 +199,7 @@ def phases(m: Migration) -> Text:
         names[present] = f"dual, copying {m.copied_points:,} of {m.expected_points:,}"
     elif m.phase is Phase.SWITCHED:
         names[present] = f"switched {m.read_percent} %"
-    elif m.phase in (Phase.PREPARING, Phase.STARTING, Phase.FINISHING):
+    elif m.phase in (Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING, Phase.FINISHING):
         names[present] = m.phase.value
     line = Text()
     for place, name in enumerate(names):

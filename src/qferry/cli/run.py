@@ -15,7 +15,7 @@ from qferry.flows.verify import Verification
 from qferry.protocol.phases import ENDED, Phase, out_of_order
 from qferry.protocol.records import Migration, WritePolicy
 
-_ON_THE_WAY = (Phase.PREPARING, Phase.STARTING, Phase.COPYING, Phase.COPIED, Phase.SWITCHED)
+_ON_THE_WAY = (Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING, Phase.COPYING, Phase.COPIED, Phase.SWITCHED)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Run:
             detail = step()
             steps.append(Step(verb, detail, round(time.monotonic() - began, 2)))
 
-        if self._phase() in (None, Phase.PREPARING, Phase.STARTING):
+        if self._phase() in (None, Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING):
             timed("start", self._start)
         if self._phase() is Phase.COPYING:
             timed("backfill", lambda: commands.backfill(self.connection, self.source, report=self.report).detail)

@@ -64,7 +64,7 @@ def next_step(m: Migration) -> str:
     if m.phase not in ENDED and m.suspicions and m.phase in (Phase.COPIED, Phase.SWITCHED):
         return f"Run `qferry verify {source} --repair`: only a full check clears the suspicion."
     match m.phase:
-        case Phase.PREPARING | Phase.STARTING:
+        case Phase.PREPARING | Phase.ANNOUNCED | Phase.STARTING:
             return f"Run `qferry start {source} {target}` again to complete it."
         case Phase.COPYING:
             return f"Run `qferry backfill {source}`."

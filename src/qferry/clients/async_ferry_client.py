@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import logging
 import math
+import os
 import time
 import weakref
 from typing import Any
@@ -36,6 +37,7 @@ from qferry.protocol.records import HOME
 
 _log = logging.getLogger("qferry")
 _open: weakref.WeakSet[AsyncFerryClient] = weakref.WeakSet()
+_parents: list[Any] = []
 
 
 class AsyncFerryClient(AsyncQdrantClient):
@@ -56,6 +58,11 @@ class AsyncFerryClient(AsyncQdrantClient):
     def __init__(self, *args: Any, ferry: FerryOptions | None = None, **kwargs: Any) -> None:
         self.ferry_options = ferry if ferry is not None else FerryOptions.from_environ()
         super().__init__(*args, **kwargs)
+        self._begin()
+        _open.add(self)
+
+    def _begin(self) -> None:
+        """A fresh session; also what a forked child starts from."""
         self._session = new_session(self.ferry_options)
         self._targets: dict[str, AsyncQdrantClient] = {}
         client = weakref.proxy(self)  # a client that nobody holds any more must not be held by its own driver
@@ -66,7 +73,6 @@ class AsyncFerryClient(AsyncQdrantClient):
         self._beating: asyncio.Lock | None = None
         self._task: asyncio.Task[None] | None = None
         self._uploader: FerryClient | None = None
-        _open.add(self)
 
     def _server(self, server: str) -> AsyncQdrantClient:
         if server == HOME:
@@ -151,7 +157,7 @@ async def _beat_on(reference: weakref.ref[AsyncFerryClient]) -> None:
         try:
             wait_s = await client._pulse(wait_s)  # noqa: SLF001  its own task
             failing = False
-        except FerryError as error:
+        except Exception as error:  # noqa: BLE001  nothing may end the heartbeat but its client's end
             # The lease runs out if this goes on, and calls then say so themselves; once is enough here.
             _log.log(logging.DEBUG if failing else logging.WARNING, "Heartbeat failed: %s", error)
             failing = True
@@ -198,3 +204,14 @@ def _leave_all() -> None:
     for client in list(_open):
         with contextlib.suppress(FerryError):
             client._leave_without_loop()  # noqa: SLF001  its own module
+
+
+def _after_fork() -> None:
+    """A child shares no journal, no task and no connection with its parent: it becomes a writer of its own."""
+    for client in list(_open):
+        _parents.append(client._client)  # noqa: SLF001  its sockets are the parent's: neither used nor closed here
+        AsyncQdrantClient.__init__(client, **client.init_options)
+        client._begin()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_after_fork)

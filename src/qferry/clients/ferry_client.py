@@ -35,6 +35,7 @@ from qferry.protocol.records import HOME
 
 _log = logging.getLogger("qferry")
 _open: weakref.WeakSet[FerryClient]
+_parents: list[Any] = []
 
 
 class FerryClient(QdrantClient):
@@ -138,7 +139,7 @@ def _beat_on(reference: weakref.ref[FerryClient], stop: threading.Event) -> None
         try:
             wait_s = client._pulse(wait_s)  # noqa: SLF001  its own thread
             failing = False
-        except FerryError as error:
+        except Exception as error:  # noqa: BLE001  nothing may end the heartbeat but its client's end
             # The lease runs out if this goes on, and calls then say so themselves; once is enough here.
             _log.log(logging.DEBUG if failing else logging.WARNING, "Heartbeat failed: %s", error)
             failing = True
@@ -189,9 +190,12 @@ def _close_all() -> None:
 
 
 def _after_fork() -> None:
-    """A child shares no journal and no thread with its parent: it becomes a writer of its own."""
+    """A child shares no journal, no thread and no connection with its parent: it becomes a writer of its own."""
     for client in list(_open):
-        client._begin()  # noqa: SLF001  its own module
+        _parents.append(client._client)  # noqa: SLF001  its sockets are the parent's: neither used nor closed here
+        client._targets = {}  # noqa: SLF001
+        QdrantClient.__init__(client, **client.init_options)
+        client._begin()  # noqa: SLF001
 
 
 _open = weakref.WeakSet()

@@ -151,10 +151,13 @@ def goodbye(session: Session) -> Flow[None]:
     if not session.registered:
         return
     yield from flush_all(session)
+    if session.suspects:
+        yield from _report(session)  # it stays on the list, and is heard or buried as one that vanished
     owing = [i for i, journal in session.journals.items() if journal.debt]
-    if owing:
+    unheard = [i for i in session.suspects if i in session.view.migrations]
+    if owing or unheard:
         raise RemoteFailure(
-            "The client was closed while writes were still under way or of unknown fate.",
+            "The client was closed while it could not account for every point it has written.",
             hint="The migration needs a full check: run `qferry verify`.",
         )
     yield records.forget(session.writer_id)

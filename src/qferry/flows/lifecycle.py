@@ -131,6 +131,11 @@ def start(co: Coordinator) -> Flow[list[Writer]]:
     Only then may a copy read its first page.
     """
     if co.migration.phase is Phase.PREPARING:
+        yield from alone(co.migration)
+        yield from co.move(Event.ANNOUNCE, "announced")
+    if co.migration.phase is Phase.ANNOUNCED:
+        # An application that looks for the new name first must not find it while it is still empty.
+        yield from co.acknowledged(co.migration.epoch)
         yield from _prepare(co)
         yield from co.move(Event.CREATED, "dual writes begin")
     if co.migration.phase is not Phase.STARTING:
@@ -155,7 +160,6 @@ def _infos(m: Migration) -> Flow[tuple[Json, Json]]:
 
 def _prepare(co: Coordinator) -> Flow[None]:
     m = co.migration
-    yield from alone(m)
     source = yield wire.info(HOME, m.source)
     yield from _create(
         wire.create_collection(HOME, m.journal_collection, records.small_collection((yield from replicas(HOME))))

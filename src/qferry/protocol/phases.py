@@ -37,7 +37,8 @@ class Routing(str, Enum):
 class Phase(str, Enum):
     """Where a migration stands."""
 
-    PREPARING = "preparing"  # recorded; target and journal are being created; clients do nothing yet
+    PREPARING = "preparing"  # recorded; clients do nothing yet
+    ANNOUNCED = "announced"  # clients lead every name to the source, so that nobody meets the target half made
     STARTING = "starting"  # clients take up dual writes; the copy waits until all of them have
     COPYING = "copying"  # history is being copied; the journal only grows
     COPIED = "copied"  # every page has landed; the journal is being settled, verification may run
@@ -52,6 +53,7 @@ class Phase(str, Enum):
 class Event(str, Enum):
     """What a coordinator may do to a migration."""
 
+    ANNOUNCE = "announce"
     CREATED = "created"  # target, journal and markers exist
     WRITERS_READY = "writers_ready"  # every live writer writes to both sides
     COPY_DONE = "copy_done"
@@ -65,7 +67,8 @@ class Event(str, Enum):
 
 
 TRANSITIONS: dict[Phase, dict[Event, Phase]] = {
-    Phase.PREPARING: {Event.CREATED: Phase.STARTING, Event.ABANDONED: Phase.ABORTING},
+    Phase.PREPARING: {Event.ANNOUNCE: Phase.ANNOUNCED, Event.ABANDONED: Phase.ABORTING},
+    Phase.ANNOUNCED: {Event.CREATED: Phase.STARTING, Event.ABANDONED: Phase.ABORTING},
     Phase.STARTING: {Event.WRITERS_READY: Phase.COPYING, Event.ABANDONED: Phase.ABORTING},
     Phase.COPYING: {Event.COPY_DONE: Phase.COPIED, Event.ABANDONED: Phase.ABORTING},
     Phase.COPIED: {Event.READS_SWITCHED: Phase.SWITCHED, Event.ABANDONED: Phase.ABORTING},
@@ -83,6 +86,7 @@ TRANSITIONS: dict[Phase, dict[Event, Phase]] = {
 
 ROUTING: dict[Phase, Routing] = {
     Phase.PREPARING: Routing.SOURCE_ONLY,
+    Phase.ANNOUNCED: Routing.SOURCE_ONLY,
     Phase.STARTING: Routing.DUAL,
     Phase.COPYING: Routing.DUAL,
     Phase.COPIED: Routing.DUAL,
@@ -115,6 +119,7 @@ _WAY: dict[Event, str] = {
 }
 
 _NEXT: dict[Phase, str] = {
+    Phase.ANNOUNCED: "run `qferry start` again to complete it",
     Phase.PREPARING: "run `qferry start` again to complete it",
     Phase.STARTING: "run `qferry start` again to complete it",
     Phase.COPYING: "run `qferry backfill`",

@@ -1,0 +1,121 @@
+"""Results as people see them."""
+
+import io
+
+import pytest
+from rich.console import Console, RenderableType
+
+from qferry.cli import render, shapes
+from qferry.commands import HistoryLine, Status, Survey
+from qferry.flows.verify import Check, Verification
+from qferry.protocol.phases import Phase
+from qferry.protocol.records import Migration, Pins, Writer
+
+EVIDENCE = {"at": "2026-01-05T10:00:00Z", "points": 3}
+
+
+def migration(phase: Phase, **fields: object) -> Migration:
+    """A migration of a collection whose name looks like markup."""
+    return Migration(id="m", source="[red]", target="new", names=("[red]", "new"), phase=phase).with_changes(fields)
+
+
+def printed(picture: RenderableType) -> str:
+    """What a picture looks like in a file."""
+    screen = Console(file=io.StringIO(), width=200)
+    screen.print(picture)
+    assert isinstance(screen.file, io.StringIO)
+    return screen.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("found", "line", "following"),
+    [
+        (migration(Phase.PREPARING), "● preparing → dual", "qferry start '[red]' new"),
+        (migration(Phase.STARTING), "✓ prepared → ● starting → copied", "qferry start '[red]' new"),
+        (
+            migration(Phase.COPYING, copied_points=5, expected_points=1000),
+            "● dual, copying 5 of 1,000",
+            "qferry backfill",
+        ),
+        (migration(Phase.COPIED), "✓ dual → ● copied → verified", "qferry verify '[red]'`"),
+        (migration(Phase.COPIED, verified=EVIDENCE), "✓ copied → ● verified → switched", "qferry switch"),
+        (migration(Phase.COPIED, suspicions=("a writer vanished",)), "● copied", "--repair"),
+        (migration(Phase.SWITCHED, read_percent=10, verified=EVIDENCE), "● switched 10 %", "--percent 100"),
+        (migration(Phase.SWITCHED, read_percent=100, verified=EVIDENCE), "● switched 100 %", "qferry finish"),
+        (migration(Phase.FINISHING), "✓ switched → ● finishing → cleaned", "past the point of no return"),
+        (migration(Phase.FINISHED, cleanup_after="2026-02-04"), "● finished → cleaned", "not before 2026-02-04"),
+        (migration(Phase.CLEANED), "✓ finished → ● cleaned", "it is complete"),
+        (migration(Phase.ABORTING), "● aborting", "qferry abort"),
+        (migration(Phase.ABORTED), "● aborted", "is as it was"),
+    ],
+)
+def test_status_shows_the_phase_and_the_next_step(found: Migration, line: str, following: str) -> None:
+    """For every phase the present one is marked and the next command is named."""
+    assert line in printed(render.phases(found))
+    assert following in shapes.next_step(found)
+
+
+def test_status_shows_both_sides_writers_and_suspicions() -> None:
+    """Points, status, read shares, writers with pins, debt, the coordinator and suspicions are all in the picture."""
+    writers = tuple(
+        Writer(f"w{pid}", "web", pid, "09:00", 1, {"m": 4}, {"m": acked}, {"m": 17}, suspects, pins)
+        for pid, acked, suspects, pins in (
+            (1, 4, (), Pins()),
+            (2, 3, (), Pins(new_reads=False)),
+            (3, 4, ("m",), Pins()),
+        )
+    )
+    fields = {"read_percent": 10, "epoch": 4, "suspicions": ("web pid 9 vanished",), "claim_by": "ops pid 5"}
+    found = Status(migration(Phase.SWITCHED, target_url="http://other:6333", **fields), writers, 12, 1000, None, None)
+    text = printed(render.statuses([found, found]))
+    for part in (
+        "[red] → new   epoch 4",
+        "1,000",
+        "absent",
+        "new at http://other:6333",
+        "90 %  truth",
+        "acknowledged",
+        "behind, at 3",
+        "ENABLE_NEW_READS=false",
+        "stopped in the middle of a write",
+        "12 points to check",
+        "not verified",
+        "ops pid 5",
+        "Suspect: web pid 9 vanished",
+    ):
+        assert part in text
+
+
+def test_nothing_to_show_is_said() -> None:
+    """A server without migrations, history or legacy names gets a sentence, not an empty table."""
+    assert "No migration" in printed(render.statuses([]))
+    assert "Nothing is recorded" in printed(render.history([]))
+    assert "None of the server's 5 collections" in printed(render.survey(Survey((), 5)))
+
+
+def test_twenty_differing_ids_are_shown_and_the_rest_counted() -> None:
+    """A long list of differences is cut for people, and says so."""
+    failed = Check("every point", passed=False, detail="23 differ")
+    text = printed(render.verification(Verification((failed,), 100, tuple(range(100, 123)), 0, 1.0), "old"))
+    assert "100, 101" in text
+    assert "119 and 3 more" in text
+    assert "120" not in text
+
+
+@pytest.mark.parametrize(
+    ("check", "following"),
+    [("payload indexes", "qferry verify old --repair"), ("configuration", "qferry abort old, then start again")],
+)
+def test_failed_check_leads_to_the_command_that_helps(check: str, following: str) -> None:
+    """A missing index is repaired like a missing point; a configuration can only be started with anew."""
+    failed = Check(check, passed=False, detail="unlike")
+    text = printed(render.verification(Verification((failed,), 100, (), 0, 1.0), "old"))
+    assert f"✗  {check}" in text
+    assert following in text
+
+
+def test_history_shows_what_there_is_to_say() -> None:
+    """Details are listed by name; empty ones are left out."""
+    text = printed(render.history([HistoryLine("t", 3, "ops", "copied", {"points": 5, "snapshot": None})]))
+    assert "points: 5" in text
+    assert "snapshot" not in text
