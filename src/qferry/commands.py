@@ -24,11 +24,12 @@ from qferry.drivers.blocking import BlockingDriver
 from qferry.errors import FerryError, Refused, Rejected
 from qferry.flows import configuration, lifecycle
 from qferry.flows.coordinator import Coordinator, claim
-from qferry.flows.copy import copy
+from qferry.flows.copy import PAGE_POINTS_MAX, copy
 from qferry.flows.effects import Flow, Json, Report, Today
 from qferry.flows.settle import drain_well
 from qferry.flows.verify import Verification
 from qferry.flows.verify import verify as verify_flow
+from qferry.flows.write import RESOLVE_POINTS
 from qferry.naming import CollectionNaming, Proposal, check_collection_name
 from qferry.protocol.phases import ENDED, Phase, out_of_order
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, WritePolicy, Writer
@@ -36,9 +37,16 @@ from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, WritePo
 T = TypeVar("T")
 Reporter = Callable[[Report], None]
 
-# The oldest server whose behaviour the protocol was written for (research: semantics per version); tests run on 1.16.3.
-OLDEST_SERVER = (1, 12)
+# Before 1.14 a scroll under load may lose points (qdrant#6289), and every check rests on scrolls; tests run on 1.16.3.
+OLDEST_SERVER = (1, 14)
 DEFAULT_SAFETY_DAYS = 30.0
+# The largest pages and conditions of the protocol, by the name of the limit that may forbid them.
+STRICT_MODE_NEEDS = {
+    "max_query_limit": PAGE_POINTS_MAX,
+    "upsert_max_batchsize": PAGE_POINTS_MAX,
+    "condition_max_size": RESOLVE_POINTS,
+    "filter_max_conditions": 10,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,8 +213,10 @@ def _plan(connection: Connection, asked_for: str, target: str, overrides: Mappin
     check_collection_name(target)
     version = yield from server_version(HOME)
     other = connection.target_url
+    yield from _single_node(HOME)
     if other:
         yield from server_version(other)
+        yield from _single_node(other)
     listed = (yield wire.aliases(HOME))["aliases"]
     source = next((a["collection_name"] for a in listed if a["alias_name"] == asked_for), asked_for)
     if source == target and not other:
@@ -224,6 +234,9 @@ def _plan(connection: Connection, asked_for: str, target: str, overrides: Mappin
             f"`{source}` uses custom sharding, which is not supported yet.",
             hint="Points in different shard keys may share an id; this version would merge them.",
         )
+    _refuse_strict_limits(source, info)
+    if other and source != target:
+        yield from _name_is_free_at_home(target, listed)
     body = configuration.to_create(info, overrides)
     target_exists = yield from _target_is_free(other, target)
     count = (yield wire.count(HOME, source))["count"]
@@ -254,6 +267,42 @@ def _plan(connection: Connection, asked_for: str, target: str, overrides: Mappin
             )
         ),
     )
+
+
+def _single_node(server: str) -> Flow[None]:
+    """Refuse a cluster: the guarantee has not been proven on one yet (docs/adr/0006)."""
+    peers = (yield wire.cluster(server)).get("peers") or {}
+    if len(peers) > 1:
+        raise Refused(
+            f"The server is a cluster of {len(peers)} nodes; this version of qferry is proven on single nodes only.",
+            hint="Nothing was changed.",
+        )
+
+
+def _refuse_strict_limits(source: str, info: Json) -> None:
+    """Refuse a source whose strict mode forbids what clients and coordinator do while it migrates."""
+    strict = info["config"].get("strict_mode_config") or {}
+    if not strict.get("enabled"):
+        return
+    for name, needed in STRICT_MODE_NEEDS.items():
+        if strict.get(name) is not None and strict[name] < needed:
+            raise Refused(
+                f"The strict mode of `{source}` sets {name} to {strict[name]}, and a migration needs {needed}.",
+                hint="Raise that limit while the migration lasts.",
+            )
+
+
+def _name_is_free_at_home(target: str, aliases: list[Json]) -> Flow[None]:
+    """
+    Refuse a target on another server if the source's server knows the name too.
+
+    Applications call by either name, so calls for an unrelated collection of that name would be taken for the target's.
+    """
+    taken = (yield wire.exists(HOME, target))["exists"] or target in [a["alias_name"] for a in aliases]
+    if taken:
+        raise Refused(
+            f"The source's server has a collection or alias `{target}` of its own.", hint="Choose another name."
+        )
 
 
 def _target_is_free(server: str, target: str) -> Flow[bool]:
@@ -319,8 +368,10 @@ def start(
 
 
 @contextlib.contextmanager
-def _claimed(driver: BlockingDriver, migration: Migration, ack_timeout_s: float = 60.0) -> Iterator[Coordinator]:
-    co = driver.run(claim(migration, me(), ack_timeout_s=ack_timeout_s))
+def _claimed(
+    driver: BlockingDriver, migration: Migration, ack_timeout_s: float = 60.0, *, at_once: bool = False
+) -> Iterator[Coordinator]:
+    co = driver.run(claim(migration, me(), ack_timeout_s=ack_timeout_s, at_once=at_once))
     try:
         yield co
     finally:
@@ -334,11 +385,12 @@ def _coordinate(
     source: str | None,
     flow: Callable[[Coordinator], Flow[T]],
     report: Reporter,
-    ack_timeout_s: float = 60.0,
+    *,
+    at_once: bool = False,
 ) -> tuple[T, Migration]:
     with connection.driver(report) as driver:
         migration = lifecycle.one_of(driver.run(records.migrations()), source)
-        with _claimed(driver, migration, ack_timeout_s) as co:
+        with _claimed(driver, migration, at_once=at_once) as co:
             return driver.run(flow(co)), co.migration
 
 
@@ -389,8 +441,8 @@ def switch(
 
 
 def rollback(connection: Connection, source: str | None = None, *, report: Reporter = lambda _: None) -> Done:
-    """Send all reads back to the source."""
-    _, migration = _coordinate(connection, source, lifecycle.rollback, report)
+    """Send all reads back to the source; a coordinator that is at work is stopped."""
+    _, migration = _coordinate(connection, source, lifecycle.rollback, report, at_once=True)
     return _done(migration, f"all reads are served by `{migration.source}`; writes still reach both")
 
 
@@ -404,7 +456,7 @@ def soak(
 
 def abort(connection: Connection, source: str | None = None, *, report: Reporter = lambda _: None) -> Done:
     """Give the migration up: writes on the source alone, target and journal removed."""
-    _, migration = _coordinate(connection, source, lifecycle.abort, report)
+    _, migration = _coordinate(connection, source, lifecycle.abort, report, at_once=True)
     return _done(migration, f"`{migration.source}` is as it was; `{migration.target}` is removed")
 
 
@@ -445,7 +497,11 @@ def cleanup(
         return (yield from lifecycle.cleanup(co))
 
     snapshot, migration = _coordinate(connection, source, flow, report)
-    kept = f"; final snapshot {snapshot['name']}, sha256 {snapshot.get('checksum')}" if snapshot else ""
+    kept = (
+        f"; final snapshot {snapshot['name']}, sha256 {snapshot.get('checksum')}, in the server's snapshots folder"
+        if snapshot
+        else ""
+    )
     return _done(migration, f"`{migration.source}` is deleted{kept}")
 
 

@@ -16,8 +16,8 @@ from qdrant_client import AsyncQdrantClient, QdrantClient
 from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
 
 from qferry.clients.facade import (
-    admit_aliases,
     by_name,
+    change_aliases,
     flow_for,
     lay_over,
     new_session,
@@ -27,7 +27,7 @@ from qferry.clients.ferry_client import FerryClient
 from qferry.clients.table import Kind
 from qferry.drivers.aio import AsyncioDriver
 from qferry.drivers.blocking import BlockingDriver
-from qferry.errors import FerryError
+from qferry.errors import FerryError, LeaseLost
 from qferry.flows.effects import Outcome
 from qferry.flows.heartbeat import beat, goodbye, pulse
 from qferry.flows.routed import confirmed, leave, overtaken
@@ -73,6 +73,7 @@ class AsyncFerryClient(AsyncQdrantClient):
         self._beating: asyncio.Lock | None = None
         self._task: asyncio.Task[None] | None = None
         self._uploader: FerryClient | None = None
+        self._closed = False
 
     def _server(self, server: str) -> AsyncQdrantClient:
         if server == HOME:
@@ -86,8 +87,12 @@ class AsyncFerryClient(AsyncQdrantClient):
 
     async def _fresh(self, *, renew: bool) -> None:
         if isinstance(self._client, AsyncQdrantLocal):
-            self._session.adopt([], math.inf)  # in this process's own memory or folder nobody else can migrate
+            self._session.adopt(
+                [], math.inf, time.monotonic()
+            )  # in this process's own memory or folder nobody else can migrate
             return
+        if self._closed:
+            raise LeaseLost("This client is closed.", hint="Make a new one.")
         if self._beating is None:
             self._beating = asyncio.Lock()
         if self._task is None or self._task.done():
@@ -118,10 +123,13 @@ class AsyncFerryClient(AsyncQdrantClient):
     async def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
         """Flush the journal, say goodbye and close the connections."""
         await self._stop_beating()
-        try:
-            await self._driver.run(goodbye(self._session))
-        except FerryError as error:
-            _log.warning("Closing without a goodbye: %s", error)
+        if not self._closed:
+            self._closed = True
+            try:
+                async with self._beating or asyncio.Lock():
+                    await self._driver.run(goodbye(self._session))
+            except FerryError as error:
+                _log.warning("Closing without a goodbye: %s", error)
         _open.discard(self)
         for client in self._targets.values():
             await client.close()
@@ -170,15 +178,17 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
     if kind is Kind.ALIASES:
 
         async def change(self: AsyncFerryClient, change_aliases_operations: Any, *args: Any, **kwargs: Any) -> Any:
-            await self._driver.run(admit_aliases(self._session, name, change_aliases_operations))
-            return await upstream(self, change_aliases_operations, *args, **kwargs)
+            return await self._driver.run(
+                change_aliases(self._session, name, change_aliases_operations, by_name(names, args, kwargs))
+            )
 
         return change
 
     async def method(self: AsyncFerryClient, collection_name: str, *args: Any, **kwargs: Any) -> Any:
         session = self._session
-        view = session.enter_quiet(time.monotonic())
-        if view is not None:
+        quiet = session.enter_quiet(time.monotonic(), write=kind is not Kind.READ)
+        if quiet is not None:
+            view, term = quiet
             outcome = Outcome(interrupted=True)
             try:
                 outcome = Outcome(value=await upstream(self, collection_name, *args, **kwargs))
@@ -186,7 +196,9 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
                 outcome = Outcome(error=error)
             finally:
                 leave(view, outcome, write=kind is not Kind.READ)
-            if session.valid(time.monotonic()) or await self._driver.run(confirmed(session, view, collection_name)):
+            if session.holds(term, time.monotonic()) or await self._driver.run(
+                confirmed(session, view, term, collection_name)
+            ):
                 return outcome.result()
             if not repeatable(name, by_name(names, args, kwargs)):
                 raise outcome.error or overtaken()

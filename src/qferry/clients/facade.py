@@ -13,7 +13,7 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from qdrant_client import models
@@ -22,8 +22,9 @@ from qferry.clients.table import ROUTED, TABLE, Kind
 from qferry.drivers.http import today
 from qferry.errors import NotAllowed
 from qferry.flows import routed, write
-from qferry.flows.effects import Flow
+from qferry.flows.effects import Call, Flow
 from qferry.options import FerryOptions
+from qferry.protocol.records import HOME
 from qferry.protocol.session import Route, Session, View
 
 
@@ -54,11 +55,16 @@ def flow_for(kind: Kind, session: Session, method: str, collection: str, argumen
         case Kind.GUARDED:
             return routed.guarded(session, method, collection, arguments)
         case _:
-            points = arguments["points"] if method == "upload_points" else points_of_collection(arguments)
-            return write.upload(session, collection, points, arguments)
+            raise NotAllowed(f"`{method}` cannot be carried out as one call.", method=method)
 
 
-def points_of_collection(arguments: Mapping[str, Any]) -> Iterable[models.PointStruct]:
+def points_of(method: str, arguments: Mapping[str, Any]) -> Iterable[models.PointStruct]:
+    """The points of an `upload_points` or `upload_collection`."""
+    points: Iterable[models.PointStruct] = arguments["points"] if method == "upload_points" else _zipped(arguments)
+    return points
+
+
+def _zipped(arguments: Mapping[str, Any]) -> Iterator[models.PointStruct]:
     """The points an `upload_collection` stands for; ids are made up where none are given, as upstream does."""
     vectors, payloads, ids = arguments["vectors"], arguments.get("payload"), arguments.get("ids")
     if isinstance(vectors, dict):
@@ -76,18 +82,20 @@ def _plain(vector: Any) -> Any:
     return vector.tolist() if hasattr(vector, "tolist") else vector
 
 
-def admit_aliases(session: Session, method: str, operations: Iterable[Any]) -> Flow[None]:
-    """Refuse alias operations that name a collection or alias of a live migration."""
+def change_aliases(session: Session, method: str, operations: Iterable[Any], arguments: dict[str, Any]) -> Flow[Any]:
+    """Alias operations, refused if they name a collection or alias of a live migration."""
+    given = list(operations)
     names: list[str] = []
-    for operation in operations:
+    for operation in given:
         for body in operation.model_dump().values():
             names += [value for value in (body or {}).values() if isinstance(value, str)]
 
-    def attempt(_: View, __: Route | None) -> Flow[None]:
+    def attempt(view: View, _: Route | None) -> Flow[Any]:
         routed.refuse_if_live(session, method, names)
-        yield from ()
+        # What other methods have for a collection is a list of operations here.
+        return (yield from routed.one_sided(view, Call(HOME, method, given, (), arguments)))  # type: ignore[arg-type]
 
-    yield from routed.routed(session, "", attempt)
+    return (yield from routed.routed(session, "", attempt))
 
 
 def refused(name: str, reason: str, hint: str) -> Callable[..., Any]:

@@ -16,20 +16,21 @@ from qdrant_client import QdrantClient
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from qferry.clients.facade import (
-    admit_aliases,
     by_name,
+    change_aliases,
     flow_for,
     lay_over,
     new_session,
     parameter_names,
+    points_of,
 )
 from qferry.clients.table import Kind
 from qferry.drivers.blocking import BlockingDriver
-from qferry.errors import FerryError
+from qferry.errors import FerryError, LeaseLost
 from qferry.flows.effects import Outcome
 from qferry.flows.heartbeat import beat, goodbye, pulse
 from qferry.flows.routed import confirmed, overtaken
-from qferry.flows.write import repeatable
+from qferry.flows.write import pieces, repeatable, upload
 from qferry.options import FerryOptions
 from qferry.protocol.records import HOME
 
@@ -90,9 +91,13 @@ class FerryClient(QdrantClient):
 
     def _fresh(self, *, renew: bool) -> None:
         if isinstance(self._client, QdrantLocal):
-            self._session.adopt([], math.inf)  # in this process's own memory or folder nobody else can migrate
+            self._session.adopt(
+                [], math.inf, time.monotonic()
+            )  # in this process's own memory or folder nobody else can migrate
             return
         with self._beating:
+            if self._stop.is_set():
+                raise LeaseLost("This client is closed.", hint="Make a new one.")
             if self._thread is None:
                 self._start_thread()
             if renew or not self._session.valid(time.monotonic()):
@@ -115,17 +120,23 @@ class FerryClient(QdrantClient):
         A client that is not closed before its process ends is closed at exit; one that is killed leaves its
         migration suspect, until `qferry verify` has looked at every point.
         """
-        if hasattr(self, "_stop") and not self._stop.is_set():
-            self._stop.set()
-            try:
-                with self._beating:
-                    self._driver.run(goodbye(self._session))
-            except FerryError as error:
-                _log.warning("Closing without a goodbye: %s", error)
-            self._driver.close()
-            for client in self._targets.values():
-                client.close()
-        super().close(grpc_grace, **kwargs)
+        try:
+            if hasattr(self, "_stop") and not self._stop.is_set():
+                self._stop.set()
+                self._leave()
+        finally:
+            super().close(grpc_grace, **kwargs)
+
+    def _leave(self) -> None:
+        try:
+            with self._beating:
+                # Not through the weak reference: a client that dies as garbage says goodbye too.
+                self._driver.with_clients(self._server).run(goodbye(self._session))
+        except FerryError as error:
+            _log.warning("Closing without a goodbye: %s", error)
+        self._driver.close()
+        for client in self._targets.values():
+            client.close()
 
 
 def _beat_on(reference: weakref.ref[FerryClient], stop: threading.Event) -> None:
@@ -152,14 +163,21 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
     if kind is Kind.ALIASES:
 
         def change(self: FerryClient, change_aliases_operations: Any, *args: Any, **kwargs: Any) -> Any:
-            self._driver.run(admit_aliases(self._session, name, change_aliases_operations))
-            return upstream(self, change_aliases_operations, *args, **kwargs)
+            return self._driver.run(
+                change_aliases(self._session, name, change_aliases_operations, by_name(names, args, kwargs))
+            )
 
         return change
 
     def method(self: FerryClient, collection_name: str, *args: Any, **kwargs: Any) -> Any:
-        view = self._driver.enter_quiet(self._session) if kind is not Kind.UPLOAD else None
-        if view is not None:
+        if kind is Kind.UPLOAD:
+            arguments = by_name(names, args, kwargs)
+            for piece in pieces(points_of(name, arguments), arguments):
+                self._driver.run(upload(self._session, collection_name, piece, arguments))
+            return None
+        quiet = self._driver.enter_quiet(self._session, write=kind is not Kind.READ)
+        if quiet is not None:
+            view, term = quiet
             outcome = Outcome(interrupted=True)
             try:
                 outcome = Outcome(value=upstream(self, collection_name, *args, **kwargs))
@@ -167,8 +185,8 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
                 outcome = Outcome(error=error)
             finally:
                 self._driver.leave(view, outcome, write=kind is not Kind.READ)
-            if self._session.valid(time.monotonic()) or self._driver.run(
-                confirmed(self._session, view, collection_name)
+            if self._session.holds(term, time.monotonic()) or self._driver.run(
+                confirmed(self._session, view, term, collection_name)
             ):
                 return outcome.result()
             if not repeatable(name, by_name(names, args, kwargs)):

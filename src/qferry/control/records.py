@@ -29,7 +29,7 @@ def kind(name: str) -> Json:
 
 def migrations_page(offset: str | None = None) -> Request:
     """The request for one page of migration records."""
-    return wire.scroll(HOME, CONTROL_COLLECTION, filter=kind("migration"), offset=offset, limit=_PAGE, majority=True)
+    return wire.scroll(HOME, CONTROL_COLLECTION, filter=kind("migration"), offset=offset, limit=_PAGE)
 
 
 def all_of(kind_name: str) -> Flow[list[dict[str, Any]]]:
@@ -38,9 +38,7 @@ def all_of(kind_name: str) -> Flow[list[dict[str, Any]]]:
     offset = None
     while True:
         try:
-            page = yield wire.scroll(
-                HOME, CONTROL_COLLECTION, filter=kind(kind_name), offset=offset, limit=_PAGE, majority=True
-            )
+            page = yield wire.scroll(HOME, CONTROL_COLLECTION, filter=kind(kind_name), offset=offset, limit=_PAGE)
         except Rejected as error:
             if error.missing:
                 return []
@@ -65,9 +63,7 @@ def writers() -> Flow[list[Writer]]:
 
 def put(point_id: str, payload: Mapping[str, Any]) -> Request:
     """Write a whole record."""
-    return wire.upsert(
-        HOME, CONTROL_COLLECTION, [{"id": point_id, "vector": {}, "payload": dict(payload)}], strong=True
-    )
+    return wire.upsert(HOME, CONTROL_COLLECTION, [{"id": point_id, "vector": {}, "payload": dict(payload)}])
 
 
 def put_writer(writer: Writer) -> Request:
@@ -77,7 +73,7 @@ def put_writer(writer: Writer) -> Request:
 
 def forget(point_id: str) -> Request:
     """Remove a record."""
-    return wire.delete(HOME, CONTROL_COLLECTION, {"points": [point_id]}, strong=True)
+    return wire.delete(HOME, CONTROL_COLLECTION, {"points": [point_id]})
 
 
 def change_migration(migration_id: str, claim: str, changes: Mapping[str, Any]) -> Request:
@@ -98,7 +94,7 @@ def read_migration(migration_id: str) -> Flow[Migration]:
     Raises:
         Conflict: It is gone.
     """
-    page = yield wire.scroll(HOME, CONTROL_COLLECTION, filter=wire.points_in([migration_id]), limit=1, majority=True)
+    page = yield wire.scroll(HOME, CONTROL_COLLECTION, filter=wire.points_in([migration_id]), limit=1)
     if not page["points"]:
         raise Conflict(
             "The migration's record is gone: another `qferry start` has taken its place.",
@@ -107,10 +103,10 @@ def read_migration(migration_id: str) -> Flow[Migration]:
     return Migration.from_payload(page["points"][0]["payload"])
 
 
-def forget_unclaimed(migration_id: str) -> Request:
-    """Remove a migration's record unless somebody has claimed it."""
-    condition = {"must": [{"has_id": [migration_id]}, {"key": "claim", "match": {"value": ""}}]}
-    return wire.delete(HOME, CONTROL_COLLECTION, {"filter": condition}, strong=True)
+def forget_migration(migration_id: str, claim: str) -> Request:
+    """Remove a migration's record, if `claim` still holds it; empty: if nobody does."""
+    condition = {"must": [{"has_id": [migration_id]}, {"key": "claim", "match": {"value": claim}}]}
+    return wire.delete(HOME, CONTROL_COLLECTION, {"filter": condition})
 
 
 def put_event(event_id: str, payload: Mapping[str, Any]) -> Request:
@@ -118,17 +114,7 @@ def put_event(event_id: str, payload: Mapping[str, Any]) -> Request:
     return put(event_id, {"kind": "event", **payload})
 
 
-def control_collection(replicas: int) -> Request:
-    """Create the control collection; small, unindexed for vectors, replicated to survive a node."""
-    return wire.create_collection(HOME, CONTROL_COLLECTION, small_collection(replicas))
-
-
-def small_collection(replicas: int) -> Json:
-    """The configuration of a collection that holds payloads only."""
-    return {
-        "vectors": {},
-        "shard_number": 1,
-        "replication_factor": replicas,
-        "on_disk_payload": False,
-        "strict_mode_config": {"enabled": False},
-    }
+def create_small_collection(name: str) -> Request:
+    """Create a collection that holds payloads only, for records or a journal."""
+    config = {"vectors": {}, "shard_number": 1, "on_disk_payload": False, "strict_mode_config": {"enabled": False}}
+    return wire.create_collection(HOME, name, config)

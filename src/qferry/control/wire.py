@@ -15,9 +15,6 @@ from urllib.parse import quote
 from qferry.flows.effects import Json, Request
 from qferry.protocol.journal import PointId
 
-# Records and the journal must survive a node: they are written through the shard's leader and read by majority.
-_STRONG = {"wait": "true", "ordering": "strong"}
-_MAJORITY = {"consistency": "majority"}
 _WAIT = {"wait": "true"}
 
 
@@ -35,7 +32,6 @@ def scroll(
     limit: int = 256,
     payload: bool | Sequence[str] = True,
     vector: bool = False,
-    majority: bool = False,
 ) -> Request:
     """A page of points in order of id: `{"points": [...], "next_page_offset": id | None}`."""
     body: dict[str, Any] = {"limit": limit, "with_payload": payload, "with_vector": vector}
@@ -44,7 +40,7 @@ def scroll(
     if offset is not None:
         body["offset"] = offset
     path = f"{collection_path(collection)}/points/scroll"
-    return Request(server, "scroll", "POST", path, body, _MAJORITY if majority else {})
+    return Request(server, "scroll", "POST", path, body)
 
 
 def retrieve(
@@ -55,22 +51,20 @@ def retrieve(
     return Request(server, "retrieve", "POST", f"{collection_path(collection)}/points", body)
 
 
-def upsert(server: str, collection: str, points: Sequence[Json], *, strong: bool = False) -> Request:
+def upsert(server: str, collection: str, points: Sequence[Json]) -> Request:
     """Write whole points; answered when they are applied."""
-    params = _STRONG if strong else _WAIT
-    return Request(server, "upsert", "PUT", f"{collection_path(collection)}/points", {"points": list(points)}, params)
+    return Request(server, "upsert", "PUT", f"{collection_path(collection)}/points", {"points": list(points)}, _WAIT)
 
 
-def delete(server: str, collection: str, selector: Json, *, strong: bool = False) -> Request:
+def delete(server: str, collection: str, selector: Json) -> Request:
     """Delete the points of `selector`, `{"points": [...]}` or `{"filter": {...}}`."""
-    params = _STRONG if strong else _WAIT
-    return Request(server, "delete", "POST", f"{collection_path(collection)}/points/delete", selector, params)
+    return Request(server, "delete", "POST", f"{collection_path(collection)}/points/delete", selector, _WAIT)
 
 
 def set_payload_where(server: str, collection: str, payload: Json, condition: Json) -> Request:
     """Merge `payload` into every point that matches; the server evaluates and writes in one step per shard."""
     body = {"payload": payload, "filter": condition}
-    return Request(server, "set_payload", "POST", f"{collection_path(collection)}/points/payload", body, _STRONG)
+    return Request(server, "set_payload", "POST", f"{collection_path(collection)}/points/payload", body, _WAIT)
 
 
 def barrier(server: str, collection: str) -> Request:

@@ -99,7 +99,7 @@ class AsyncioDriver:
             answer = await connection.request(**http.arguments(effect))
         except Exception as error:
             raise http.translated(error, effect) from error
-        return http.result_of(answer)
+        return http.result_of(answer, effect)
 
     async def _send_together(self, effects: tuple[Request | Call, ...]) -> list[Outcome]:
         return list(await asyncio.gather(*map(self._outcome, effects)))

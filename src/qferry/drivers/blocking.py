@@ -85,10 +85,10 @@ class BlockingDriver:
                 except BaseException as raised:  # noqa: BLE001  the flow decides; it is raised again if it does not
                     value, error = None, raised
 
-    def enter_quiet(self, session: Session) -> View | None:
+    def enter_quiet(self, session: Session, *, write: bool) -> tuple[View, int] | None:
         """`Session.enter_quiet`, undisturbed."""
         with self._lock:
-            return session.enter_quiet(time.monotonic())
+            return session.enter_quiet(time.monotonic(), write=write)
 
     def leave(self, view: View, outcome: Outcome, *, write: bool) -> None:
         """`flows.routed.leave`, undisturbed."""
@@ -123,7 +123,7 @@ class BlockingDriver:
             answer = QdrantClient.http.fget(client).client.request(**http.arguments(effect))  # type: ignore[attr-defined]
         except Exception as error:
             raise http.translated(error, effect) from error
-        return http.result_of(answer)
+        return http.result_of(answer, effect)
 
     def _send_together(self, effects: tuple[Request | Call, ...]) -> list[Outcome]:
         first, *others = effects
@@ -140,6 +140,12 @@ class BlockingDriver:
             return Outcome(value=self._send(effect))
         except Exception as error:  # noqa: BLE001  that is what an Outcome is for
             return Outcome(error=error)
+
+    def with_clients(self, client_for: Callable[[str], QdrantClient]) -> BlockingDriver:
+        """A driver that reaches its clients another way, but keeps flows undisturbed together with this one."""
+        other = BlockingDriver(client_for, fresh=self._fresh, report=self._report)
+        other._lock = self._lock
+        return other
 
     def close(self) -> None:
         """Let the threads go; calls under way complete."""

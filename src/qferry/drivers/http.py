@@ -29,9 +29,22 @@ def arguments(request: Request) -> dict[str, Any]:
     return sent
 
 
-def result_of(answer: Any) -> Any:
-    """The `result` member of an answer; the whole of it where there is none (`GET /`)."""
-    return answer.get("result", answer) if isinstance(answer, dict) else answer
+def result_of(answer: Any, request: Request) -> Any:
+    """
+    The `result` member of an answer; the whole of it where there is none (`GET /`).
+
+    Raises:
+        Unreachable: A write that was to be waited for is only accepted: servers from 1.18 answer 200 with
+            `wait_timeout` when it is not applied in time.
+    """
+    result = answer.get("result", answer) if isinstance(answer, dict) else answer
+    waited = request.params.get("wait") == "true" and isinstance(result, dict) and "operation_id" in result
+    if waited and result.get("status") != "completed":
+        raise Unreachable(
+            f"The server has accepted {request.method} {request.path}, but not applied it in time.",
+            hint="It is overloaded; try again.",
+        )
+    return result
 
 
 def translated(error: Exception, request: Request) -> RemoteFailure:

@@ -20,13 +20,15 @@ from qferry.errors import Conflict, Refused, Rejected, Unreachable
 from qferry.flows.effects import Flow, Json, NewId, Now, Report, Request, Sleep, Today
 from qferry.protocol import phases
 from qferry.protocol.phases import JOURNALLED, Event
-from qferry.protocol.records import CLAIM_S, LEASE_MARGIN_S, LEASE_S, Migration, Writer
+from qferry.protocol.records import CLAIM_S, LEASE_MARGIN_S, LEASE_S, Migration, Writer, suspicion_name
 
 # How often a coordinator bumps its claim, and looks at what it waits for.
 CLAIM_BEAT_S = 2.0
 POLL_S = 0.2
 # How long a write to the target may be tried again while its server does not answer.
 PATIENCE_S = 60.0
+# How long a request that a server was working on when its fence was dropped may still take to land.
+LANDING_S = 10.0
 
 
 @dataclass
@@ -109,24 +111,39 @@ class Coordinator:
         """
         Make sure that nothing sent to the target through an earlier fence can still land, and put up a new one.
 
-        The barrier then waits for what had been accepted before.
+        From the change on, a request through an earlier fence is refused.  One that was being carried out at that
+        moment may outlive its connection for a little (docs/adr/0003), hence the wait; the barrier then lets finish
+        what had been accepted.
         """
         m = self.migration
-        listed = yield wire.aliases(m.target_url)
-        old = [a["alias_name"] for a in listed["aliases"] if a["alias_name"].startswith(m.fence_prefix)]
+        old = yield from self._fences()
         token: str = yield NewId()
         self.fence = m.fence(token[:12])
         yield wire.change_aliases(m.target_url, drop=old, create={self.fence: m.target})
+        # Whoever takes over claims before it lists the fences.  So either its claim is seen here, or this fence is
+        # seen, and dropped, there.
+        if (yield from records.read_migration(m.id)).claim != self.token:
+            yield wire.change_aliases(m.target_url, drop=[self.fence])
+            raise self.claim_gone()
+        if old:
+            yield Report("fence", text="waiting until nothing of an earlier coordinator can be under way any more")
+            yield Sleep(LANDING_S)
         yield wire.barrier(m.target_url, m.target)
 
-    def drop_fence(self) -> Flow[None]:
-        """Stop for good: no copy or repair of this migration can land any more."""
+    def _fences(self) -> Flow[list[str]]:
         m = self.migration
         listed = yield wire.aliases(m.target_url)
-        old = [a["alias_name"] for a in listed["aliases"] if a["alias_name"].startswith(m.fence_prefix)]
-        if old:
-            yield wire.change_aliases(m.target_url, drop=old)
-        self.fence = ""
+        return [a["alias_name"] for a in listed["aliases"] if a["alias_name"].startswith(m.fence_prefix)]
+
+    def drop_fence(self) -> Flow[None]:
+        """Stop for good: no copy or repair through this fence can land any more."""
+        fence, self.fence = self.fence, ""
+        if fence:
+            yield wire.change_aliases(self.migration.target_url, drop=[fence])
+
+    def still_mine(self) -> Flow[None]:
+        """Make sure of the claim right before something that cannot be undone; raises `Conflict` if it is gone."""
+        yield from self.save({"claim_beat": self.migration.claim_beat + 1})
 
     def write_target(self, request: Request) -> Flow[bool]:
         """
@@ -168,9 +185,11 @@ class Coordinator:
             else:
                 return
 
-    def acknowledged(self, epoch: int) -> Flow[list[Writer]]:
+    def acknowledged(self, epoch: int, *, seen: bool = False) -> Flow[list[Writer]]:
         """
         Wait until every live writer has acknowledged `epoch`, and return those writers.
+
+        With `seen` it is enough that new calls follow it; older ones may still be under way.
 
         A writer whose beat has not moved for a lease and a margin is dead: it cannot act on old routing any more.
         If it did not say goodbye it may have taken unflushed ids with it, so the migration becomes suspect.
@@ -187,7 +206,7 @@ class Coordinator:
             now: float = yield Now()
             waiting: list[Writer] = []
             for writer in listed:
-                if writer.acked.get(self.migration.id, 0) >= epoch:
+                if (writer.seen if seen else writer.acked).get(self.migration.id, 0) >= epoch:
                     continue
                 beat, since = self._last_moved.get(writer.id, (-1, now))
                 if writer.beat != beat:
@@ -200,7 +219,7 @@ class Coordinator:
                 if (yield from self._hear_suspicions(listed)):
                     epoch = self.migration.epoch  # so that the writers know they have been heard
                     continue
-                return [w for w in listed if w.acked.get(self.migration.id, 0) >= epoch]
+                return listed
             if now - began > self.ack_timeout_s:
                 raise self._unacknowledged(waiting, epoch)
             yield Report("acknowledge", len(listed) - len(waiting), len(listed), f"waiting for {waiting[0].describe()}")
@@ -221,7 +240,9 @@ class Coordinator:
     def _bury(self, writer: Writer) -> Flow[None]:
         """Take a dead writer off the list; the suspicion first, or it would be lost with this coordinator."""
         if self.migration.phase in JOURNALLED:
-            yield from self.suspect(f"{writer.describe()} vanished without saying goodbye")
+            yield from self.suspect(
+                f"{writer.describe()} vanished without saying goodbye {suspicion_name(writer.id, writer.beat)}"
+            )
         else:
             yield from self.note("writer vanished", writer=writer.describe())
         yield records.forget(writer.id)
@@ -230,8 +251,12 @@ class Coordinator:
         """Take over what writers suspect of themselves; they stop saying so once they read it in the record."""
         heard = False
         for writer in writers:
-            reason = f"{writer.describe()} [{writer.id}] was stopped in the middle of a write"
-            if self.migration.id in writer.suspects and reason not in self.migration.suspicions:
+            occurrence = writer.suspects.get(self.migration.id)
+            if occurrence is None:
+                continue
+            name = suspicion_name(writer.id, occurrence)
+            reason = f"{writer.describe()} was stopped in the middle of a write {name}"
+            if reason not in self.migration.suspicions:
                 yield from self.suspect(reason)
                 heard = True
         return heard
@@ -259,9 +284,11 @@ class Coordinator:
         yield records.change_migration(self.migration.id, self.token, {"claim": "", "claim_by": ""})
 
 
-def claim(migration: Migration, who: str, *, ack_timeout_s: float = 60.0) -> Flow[Coordinator]:
+def claim(migration: Migration, who: str, *, ack_timeout_s: float = 60.0, at_once: bool = False) -> Flow[Coordinator]:
     """
     Become the coordinator of `migration`.
+
+    With `at_once` also while another one is at work, which then stops: for the way back, which must not wait.
 
     A claim whose beat moves belongs to a coordinator at work.  One that has stood still for `CLAIM_S` belongs to one
     that died, or that is stopped: the fence makes sure that it does no harm when it wakes.
@@ -270,7 +297,7 @@ def claim(migration: Migration, who: str, *, ack_timeout_s: float = 60.0) -> Flo
         Conflict: Another coordinator is at work.
     """
     m = migration
-    if m.claim:
+    if m.claim and not at_once:
         yield Report("claim", text=f"waiting up to {CLAIM_S:.0f} s for the claim of {m.claim_by} to lapse")
         began: float = yield Now()
         while True:

@@ -6,8 +6,9 @@ import json
 from enum import Enum
 
 import grpc
+import httpx
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
-from qdrant_client.http.exceptions import UnexpectedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from qferry.errors import Rejected
 
@@ -32,6 +33,7 @@ _GRPC_REJECTIONS = frozenset(
         grpc.StatusCode.UNIMPLEMENTED,
     }
 )
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)  # it never left this process
 _TIMEOUT, _SERVER_ERROR = 408, 500
 
 
@@ -44,6 +46,8 @@ def fate_of(error: BaseException) -> Fate:
     if "No point with id" in text_of(error):
         return Fate.MISSING_POINT
     if isinstance(error, ResourceExhaustedResponse):
+        return Fate.REJECTED
+    if isinstance(error, ResponseHandlingException) and isinstance(error.source, _NOT_SENT):
         return Fate.REJECTED
     if isinstance(error, grpc.RpcError):
         return Fate.REJECTED if error.code() in _GRPC_REJECTIONS else Fate.UNKNOWN

@@ -15,7 +15,6 @@ from qferry.control import records, wire
 from qferry.errors import LeaseLost, Rejected, RemoteFailure
 from qferry.flows.effects import Flow, Fresh, Now, Together
 from qferry.protocol.journal import Flush, Journal, PointId
-from qferry.protocol.phases import ENDED
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration
 from qferry.protocol.session import Session
 
@@ -23,8 +22,6 @@ from qferry.protocol.session import Session
 FLUSH_POINTS = 1000
 # While an epoch is not acknowledged, the coordinator waits for it: look again after this many seconds.
 SOON_S = 0.1
-# A client without calls and without a live migration takes itself off the list of writers after this many beats.
-IDLE_BEATS = 60
 
 
 def beat(session: Session) -> Flow[None]:
@@ -40,29 +37,24 @@ def beat(session: Session) -> Flow[None]:
         journal.expire_doubts(sent)
     settled = session.settled_view(sent)
     if session.registered:
-        try:
-            yield from flush_all(session)
+        if (yield from flush_all(session)):
             session.acknowledge(settled)
-        except Rejected as error:
-            if not error.missing:
-                raise
-            # The journal is gone: the migration was aborted while this process could not look.  The records say so;
-            # if they do not, nothing is acknowledged and nothing is forgotten.
         yield from _report(session)
     found = yield from _read_migrations()
-    if found is None:
-        if session.view.migrations:
-            raise LeaseLost(
-                f"The control collection `{CONTROL_COLLECTION}` has vanished, so nobody knows where writes belong.",
-                hint="Bring it back, or restart the application once you know which collection is right.",
-            )
-        session.registered = False
-        session.adopt([], sent)
-        return
-    if not session.registered and not session.observer:
+    if found is not None and not session.registered and not session.observer:
         yield from _report(session)
         found = yield from _read_migrations()
-    session.adopt(found or [], sent)
+    lost = session.lost(found or [])
+    if lost is not None:
+        raise LeaseLost(
+            f"The record of the migration of `{lost.source}` to `{lost.target}` has vanished from "
+            f"`{CONTROL_COLLECTION}`, so nobody knows where writes belong.",
+            hint="Bring it back, or restart the application once you know which collection is right.",
+        )
+    if found is None:
+        session.registered = False
+    now: float = yield Now()
+    session.adopt(found or [], sent, now)
     session.calls_at_last_beat = session.calls
     yield from _settle_doubts(session)
 
@@ -100,12 +92,26 @@ def _report(session: Session) -> Flow[None]:
     session.registered = True
 
 
-def flush_all(session: Session) -> Flow[None]:
-    """Make every journal durable."""
+def flush_all(session: Session) -> Flow[bool]:
+    """
+    Make every journal durable.
+
+    Returns:
+        False if one of them is gone: its migration was aborted while this process could not look.  The records will
+        say so; if they do not, nothing was forgotten and nothing may be acknowledged.
+    """
+    complete = True
     for migration_id, journal in list(session.journals.items()):
         migration = session.view.migrations.get(migration_id)
-        if migration is not None:
+        if migration is None:
+            continue
+        try:
             yield from flush(session, migration, journal)
+        except Rejected as error:
+            if not error.missing:
+                raise
+            complete = False
+    return complete
 
 
 def flush(session: Session, migration: Migration, journal: Journal) -> Flow[None]:
@@ -121,7 +127,7 @@ def flush(session: Session, migration: Migration, journal: Journal) -> Flow[None
         session.flushes += 1
         token = f"{session.writer_id}:{session.flushes}"
         points = [{"id": i, "vector": {}, "payload": {"token": token}} for i in ids]
-        yield wire.upsert(HOME, migration.journal_collection, points, strong=True)
+        yield wire.upsert(HOME, migration.journal_collection, points)
     journal.flushed(attempt)
 
 
@@ -143,22 +149,19 @@ def _settle_doubts(session: Session) -> Flow[None]:
 
 def goodbye(session: Session) -> Flow[None]:
     """
-    Leave in order: flush everything, then remove the writer's record.
+    Leave in order: let no new call begin, flush everything, then remove the writer's record.
 
     Raises:
         RemoteFailure: It could not be done; the coordinator will treat this writer as one that vanished.
     """
+    session.lease_until = float("-inf")
     if not session.registered:
         return
     yield from flush_all(session)
-    if session.suspects:
-        yield from _report(session)  # it stays on the list, and is heard or buried as one that vanished
-    owing = [i for i, journal in session.journals.items() if journal.debt]
-    unheard = [i for i in session.suspects if i in session.view.migrations]
-    if owing or unheard:
+    if not session.accounted_for():
         raise RemoteFailure(
             "The client was closed while it could not account for every point it has written.",
-            hint="The migration needs a full check: run `qferry verify`.",
+            hint="If a migration is under way it needs a full check: run `qferry verify`.",
         )
     yield records.forget(session.writer_id)
     session.registered = False
@@ -168,20 +171,13 @@ def pulse(session: Session, heartbeat_s: float) -> Flow[float]:
     """
     What the background does each time it wakes: a heartbeat if one is due.
 
-    A client that makes no calls while nobody migrates stays silent; its lease lapses, and its next call renews it.
+    Until the first migration on its server, a client that makes no calls stays silent; its lease lapses, and its next
+    call renews it.
 
     Returns:
         Seconds until it should wake again.
     """
-    idle = session.calls == session.calls_at_last_beat
-    if not session.registered and idle:
-        return heartbeat_s
-    live = any(m.phase not in ENDED for m in session.view.migrations.values())
-    session.idle_beats = session.idle_beats + 1 if idle and not live else 0
-    if session.idle_beats > IDLE_BEATS:
-        session.idle_beats = 0
-        session.lease_until = float("-inf")
-        yield from goodbye(session)
+    if not session.registered and session.calls == session.calls_at_last_beat:
         return heartbeat_s
     yield Fresh(renew=True)
     return min(heartbeat_s, SOON_S) if session.awaiting_acknowledgement() else heartbeat_s

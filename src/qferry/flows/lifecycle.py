@@ -20,7 +20,6 @@ from qferry.protocol.records import CONTROL_COLLECTION, HOME, LEASE_MARGIN_S, LE
 
 # Journal cycles `finish` tries before it says that the application writes the same points from several processes.
 FINISH_CYCLES = 30
-_REPLICAS_MAX = 3
 ALL_READS = 100  # per cent
 
 
@@ -39,7 +38,7 @@ def ensure_control_collection() -> Flow[None]:
     """
     exists = (yield wire.exists(HOME, CONTROL_COLLECTION))["exists"]
     if not exists:
-        yield from _create(records.control_collection((yield from replicas(HOME))))
+        yield from _create(records.create_small_collection(CONTROL_COLLECTION))
     settled = yield wire.retrieve(HOME, CONTROL_COLLECTION, [records.SETTLED_ID], vector=False)
     if not settled:
         yield Report("lease", text="first migration on this server: waiting until every client has noticed")
@@ -47,18 +46,15 @@ def ensure_control_collection() -> Flow[None]:
         yield records.put(records.SETTLED_ID, {"kind": "settled"})
 
 
-def _create(request: Any) -> Flow[None]:
+def _create(request: Any) -> Flow[bool]:
+    """Create something; False if somebody else has just done so."""
     try:
         yield request
     except Rejected as error:
-        if not error.exists:  # somebody else has just created it
+        if not error.exists:
             raise
-
-
-def replicas(server: str) -> Flow[int]:
-    """How many replicas the records get: as many as there are peers, up to three."""
-    answer = yield wire.cluster(server)
-    return min(_REPLICAS_MAX, max(1, len(answer.get("peers") or {})))
+        return False
+    return True
 
 
 def record(
@@ -90,6 +86,7 @@ def record(
         created_at=at,
         aliases=tuple(aliases),
         overrides=dict(overrides),
+        generation=1 + max((m.generation for m in past), default=0),
     )
     yield records.put(migration.id, migration.to_payload())
     yield from alone(migration)
@@ -111,9 +108,9 @@ def alone(migration: Migration) -> Flow[None]:
         if other.id == migration.id or not {*other.names} & {*migration.names}:
             continue
         if other.phase is Phase.PREPARING and not other.claim:
-            yield records.forget_unclaimed(other.id)
+            yield records.forget_migration(other.id, "")
             continue
-        yield records.forget(migration.id)
+        yield records.forget_migration(migration.id, migration.claim)
         raise Refused(
             f"`{other.source}` → `{other.target}` is {other.phase.value} and has one of these names in hand.",
             hint="Complete or abort that migration first (`qferry status`).",
@@ -161,43 +158,51 @@ def _infos(m: Migration) -> Flow[tuple[Json, Json]]:
 def _prepare(co: Coordinator) -> Flow[None]:
     m = co.migration
     source = yield wire.info(HOME, m.source)
-    yield from _create(
-        wire.create_collection(HOME, m.journal_collection, records.small_collection((yield from replicas(HOME))))
-    )
-    exists = (yield wire.exists(m.target_url, m.target))["exists"]
-    if not exists:
-        yield from _create_target(m, configuration.to_create(source, m.overrides))
+    yield from _create(records.create_small_collection(m.journal_collection))
+    created = yield from _create_target(co, configuration.to_create(source, m.overrides))
+    ours = created or (yield from carries_marker(m, Side.TARGET))
+    # Otherwise made by this start before it was interrupted, or by somebody else since the plan: taken if it is empty.
+    if not ours and (yield wire.count(m.target_url, m.target))["count"]:
+        yield from _withdraw(co)
+        raise Refused(
+            f"Somebody has made a collection `{m.target}` meanwhile, and it is not empty.",
+            hint="Choose another name; nothing is left of this start.",
+        )
     yield wire.change_aliases(m.target_url, create={m.marker(Side.TARGET): m.target})
     yield wire.change_aliases(HOME, create={m.marker(Side.SOURCE): m.source})
     target = yield wire.info(m.target_url, m.target)
     unlike = configuration.differences(source, target, m.overrides)
     if unlike:
-        yield wire.delete_collection(m.target_url, m.target)
-        yield from _withdraw(m)
+        if created:
+            yield wire.delete_collection(m.target_url, m.target)
+        yield from _withdraw(co)
         raise Refused(
-            f"The server did not give the target the configuration it was asked for: {unlike[0]}.",
+            f"The target has not the configuration that was asked for: {unlike[0]}.",
             hint="Check the settings given with --set; nothing is left of this start.",
         )
     yield from configuration.copy_indexes(m.target_url, m.target, source, target)
 
 
-def _create_target(m: Migration, config: Json) -> Flow[None]:
+def _create_target(co: Coordinator, config: Json) -> Flow[bool]:
+    m = co.migration
+    if (yield wire.exists(m.target_url, m.target))["exists"]:
+        return False
     try:
-        yield from _create(wire.create_collection(m.target_url, m.target, config))
+        return (yield from _create(wire.create_collection(m.target_url, m.target, config)))
     except Rejected as error:
         if not error.final:
             raise
-        yield from _withdraw(m)
+        yield from _withdraw(co)
         raise Refused(
             f"The server refuses the target's configuration. {error.message}",
             hint="Check the settings given with --set; nothing is left of this start.",
         ) from error
 
 
-def _withdraw(m: Migration) -> Flow[None]:
-    """Take back a start that nobody has acted on yet."""
-    yield from _dismantle(m)
-    yield records.forget(m.id)
+def _withdraw(co: Coordinator) -> Flow[None]:
+    """Take back a start that no client acts on yet."""
+    yield from _dismantle(co.migration)
+    yield records.forget_migration(co.migration.id, co.token)
 
 
 def require_evidence(co: Coordinator) -> Flow[None]:
@@ -222,6 +227,14 @@ def require_evidence(co: Coordinator) -> Flow[None]:
             raise Refused(
                 f"{writer.describe()} is kept from the target by ENABLE_DUAL_WRITE=false.",
                 hint="Restart it without the variable.",
+            )
+    listed = yield wire.aliases(HOME)
+    for alias in listed["aliases"]:
+        name = alias["alias_name"]
+        if alias["collection_name"] == m.source and name not in m.names and not name.startswith(CONTROL_COLLECTION):
+            raise Refused(
+                f"The alias `{name}` of `{m.source}` is newer than the migration: calls through it miss the target.",
+                hint="Remove it, or abort and start again; then run `qferry verify --repair`.",
             )
     infos = yield from _infos(m)
     unlike = [*configuration.differences(*infos, m.overrides), *configuration.index_differences(*infos)]
@@ -282,12 +295,17 @@ def switch(co: Coordinator, percent: int, *, green_timeout_s: float = 3600.0) ->
         Event.READS_SWITCHED, f"reads {percent} % on the target", {"read_percent": percent}, percent=percent
     )
     yield from co.acknowledged(epoch)
+    yield from drain_well(co)  # a writer that was kept from the target until a moment ago
 
 
 def rollback(co: Coordinator) -> Flow[None]:
-    """Send every read to the source again. The source has been truth all along, so this is only routing."""
+    """
+    Send every read to the source again.
+
+    The source has been truth all along, so this is only routing: done when new calls follow it.
+    """
     epoch = yield from co.move(Event.ROLLED_BACK, "reads back on the source", {"read_percent": 0})
-    yield from co.acknowledged(epoch)
+    yield from co.acknowledged(epoch, seen=True)
 
 
 def soak(co: Coordinator, seconds: float) -> Flow[int]:
@@ -322,6 +340,7 @@ def finish(co: Coordinator, cleanup_after: str) -> Flow[None]:
         yield from _seal(co, cleanup_after)
     if co.migration.phase is Phase.FINISHING:
         yield from co.acknowledged(co.migration.epoch)
+        yield from _outlast_observers(co)
         at: str = yield Today()
         yield from co.move(Event.SOURCE_RETIRED, "writers leave the source", {"finished_at": at})
     if co.migration.phase is not Phase.FINISHED:
@@ -378,17 +397,29 @@ def abort(co: Coordinator) -> Flow[None]:
     """Return to the source alone and remove what this migration has made. Possible at any time before finish."""
     if co.migration.phase is Phase.SWITCHED:
         yield from rollback(co)
-        # A reader whose key may not write is on no list; its lease must run out before the target falls behind.
-        yield Sleep(LEASE_S + LEASE_MARGIN_S)
+    if co.migration.phase is Phase.COPIED:
+        yield from _outlast_observers(co)
     if co.migration.phase is not Phase.ABORTING:
         yield from co.move(Event.ABANDONED, "abort: writes on the source alone", {"read_percent": 0})
     yield from co.acknowledged(co.migration.epoch)
-    yield from co.drop_fence()
     m = co.migration
+    yield from co.still_mine()
     if (yield from carries_marker(m, Side.TARGET)):
         yield wire.delete_collection(m.target_url, m.target)
     yield from _dismantle(m)
     yield from co.move(Event.DISMANTLED, "aborted")
+
+
+def _outlast_observers(co: Coordinator) -> Flow[None]:
+    """
+    Wait for a lease.
+
+    A client whose key may only read is on no list; its reads follow its lease, and have taken up the latest epoch
+    when that has run out.
+    """
+    yield Report("lease", text="waiting for clients that may only read")
+    yield from co.stay()
+    yield Sleep(LEASE_S + LEASE_MARGIN_S)
 
 
 def carries_marker(m: Migration, side: Side) -> Flow[bool]:
@@ -433,8 +464,7 @@ def cleanup(co: Coordinator) -> Flow[Json]:
             hint="Run `qferry cleanup` after that; nothing was deleted.",
         )
     yield from co.roll_call("cleanup asked for")
-    # Readers whose keys may not write are on no list; their leases have run out after this.
-    yield Sleep(LEASE_S + LEASE_MARGIN_S)
+    yield from _outlast_observers(co)
     listed = yield wire.aliases(HOME)
     aliases = [a["alias_name"] for a in listed["aliases"] if a["collection_name"] == m.source]
     foreign = [name for name in aliases if name != m.marker(Side.SOURCE)]
@@ -456,6 +486,9 @@ def cleanup(co: Coordinator) -> Flow[Json]:
         if not snapshot or not snapshot.get("name"):
             raise DataMismatch(f"The final snapshot of `{m.source}` could not be taken, so it was not deleted.")
         yield from co.note("final snapshot", **snapshot)
+        yield from co.still_mine()
+        if not (yield from carries_marker(m, Side.SOURCE)):
+            raise Refused(f"`{m.source}` was made anew while its snapshot was taken; it was not deleted.")
         yield wire.delete_collection(HOME, m.source)
     yield from _dismantle(m)
     yield from co.move(Event.SOURCE_DELETED, "source deleted", snapshot=snapshot)
@@ -474,7 +507,7 @@ def one_of(found: Sequence[Migration], source: str | None) -> Migration:
         if not matching:
             raise Refused(f"There is no migration of `{source}` on this server.", hint="`qferry status` lists them.")
         # One that only prepares may be the trace of a start that was run again.
-        return max(matching, key=lambda m: (m.phase not in ENDED, m.phase is not Phase.PREPARING, m.created_at))
+        return max(matching, key=lambda m: (m.phase not in ENDED, m.phase is not Phase.PREPARING, m.generation))
     live = [m for m in found if m.phase not in ENDED]
     begun = [m for m in live if m.phase is not Phase.PREPARING]
     live = begun or live

@@ -23,7 +23,12 @@ T = TypeVar("T")
 
 
 def routed(
-    session: Session, collection: str, attempt: Callable[[View, Route | None], Flow[T]], *, repeatable: bool = True
+    session: Session,
+    collection: str,
+    attempt: Callable[[View, Route | None], Flow[T]],
+    *,
+    writes: bool = True,
+    repeatable: bool = True,
 ) -> Flow[T]:
     """
     Carry out `attempt` on the route for `collection`, again if the lease ran out meanwhile and the route has changed.
@@ -35,6 +40,7 @@ def routed(
         session: The client's state.
         collection: The name the call was made with.
         attempt: The call, on a route.
+        writes: Whether it writes anything.
         repeatable: False for several operations of which one is chosen by a filter: the second time it might match
             what the others did the first time.
 
@@ -47,7 +53,12 @@ def routed(
         now: float = yield Now()
         if not session.valid(now):
             yield from _renew()
-        view, route = session.view, session.route(collection)
+        if writes and session.observer:
+            raise NotAllowed(
+                "This client's key may not write to `_qferry`, so no migration could count on its writes.",
+                hint="Give the key write access to the collections `_qferry` and `_qferry_journal_*`.",
+            )
+        view, route, term = session.view, session.route(collection), session.term
         view.enter(now)
         failed: Exception | None = None
         try:
@@ -56,7 +67,7 @@ def routed(
             failed = error
         finally:
             view.leave()
-        if (yield from confirmed(session, view, collection)):
+        if (yield from confirmed(session, view, term, collection)):
             if failed is not None:
                 raise failed
             return result
@@ -73,24 +84,29 @@ def overtaken() -> LeaseLost:
     )
 
 
-def confirmed(session: Session, view: View, collection: str) -> Flow[bool]:
+def confirmed(session: Session, view: View, term: int, collection: str) -> Flow[bool]:
     """
     Whether the outcome of a call that acted on `view` may be given to the caller.
 
-    It may if the lease has held, or if the routing is still the same after a renewal.  Otherwise the call has to be
+    It may if the lease has held throughout (`term` is the one in which the call began: a heartbeat may have renewed a
+    lapsed lease before the call itself woke up), or if the routing is still the same.  Otherwise the call has to be
     carried out again.
     """
     now: float = yield Now()
-    if session.valid(now):
+    if session.holds(term, now):
         return True
-    yield from _renew()
+    try:
+        yield from _renew()
+    except LeaseLost:
+        view.doubts.append(Doubt([HOME]))  # it was carried out, but on routing that nobody can vouch for
+        raise
     before, after = view.routes.get(collection), session.route(collection)
     if _alike(before, after):
         return True
     if after is not None and (before is None or before.writes is not Routing.DUAL):
         # What the call touched is in no journal.  Named ids are journalled by the second attempt; points chosen by
         # a filter may no longer match it, so only a full check can speak for them.
-        session.suspects.add(after.migration.id)
+        session.suspect(after.migration.id)
     return False
 
 
@@ -130,7 +146,7 @@ def read(session: Session, method: str, collection: str, arguments: dict[str, An
         except Exception:  # noqa: BLE001  whatever ails the target, the source is still truth and answers for it
             return (yield Call(HOME, method, m.source, (), arguments))
 
-    return (yield from routed(session, collection, attempt))
+    return (yield from routed(session, collection, attempt, writes=False))
 
 
 def one_sided(view: View, call: Call) -> Flow[Any]:

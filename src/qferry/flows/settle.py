@@ -110,9 +110,7 @@ def drain(co: Coordinator) -> Flow[Settled]:
     offset: PointId | None = None
     expected = (yield wire.count(HOME, m.journal_collection))["count"]
     while True:
-        page = yield wire.scroll(
-            HOME, m.journal_collection, offset=offset, limit=CHECK_POINTS, payload=["token"], majority=True
-        )
+        page = yield wire.scroll(HOME, m.journal_collection, offset=offset, limit=CHECK_POINTS, payload=["token"])
         entries = {point["id"]: point["payload"]["token"] for point in page["points"]}
         if entries:
             total += yield from _settle(co, entries)
@@ -140,7 +138,7 @@ def _settle(co: Coordinator, entries: dict[PointId, str]) -> Flow[Settled]:
         ]
     }
     if equal:
-        yield wire.delete(HOME, m.journal_collection, {"filter": condition}, strong=True)
+        yield wire.delete(HOME, m.journal_collection, {"filter": condition})
     return Settled(len(entries), written, len(left))
 
 

@@ -21,6 +21,7 @@ from qferry.flows.settle import check, content, drain, drain_well
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Side
 from qferry.protocol.records import HEARTBEAT_S, HOME
+from qferry.protocol.session import GRACE_S
 
 PAGE_POINTS = 1000
 # More differing points than this and the copy itself is in question: stop looking and say so.
@@ -66,10 +67,12 @@ def verify(co: Coordinator, *, mend: bool = False) -> Flow[Verification]:
     began: float = yield Now()
     yield from co.fenced()
     yield from co.roll_call("verification began")
-    suspicions = co.migration.suspicions
+    heard = len(co.migration.suspicions)
+    if heard:
+        yield from _let_land(co)
     yield from drain_well(co)
     config, indexes = yield from _configuration(co, mend=mend)
-    points, differing = yield from _every_point(co)
+    points, differing, complete = yield from _every_point(co)
     repaired = len(differing) if mend else 0
     if mend and differing:
         differing = yield from _mend(co, differing)
@@ -78,12 +81,24 @@ def verify(co: Coordinator, *, mend: bool = False) -> Flow[Verification]:
     ended: float = yield Now()
     equal = Check(
         "every point",
-        not differing,
-        f"{points:,} points compared bit by bit, {_told(differing)}" + (f", {repaired:,} repaired" if repaired else ""),
+        complete and not differing,
+        ("" if complete else f"stopped after more than {DIFFERENCES_MAX:,} differences, run it again; ")
+        + f"{points:,} points compared bit by bit, {_told(differing)}"
+        + (f", {repaired:,} repaired" if repaired else ""),
     )
     report = Verification((config, indexes, counts, equal), points, tuple(differing), repaired, round(ended - began, 2))
-    yield from _conclude(co, report, suspicions)
+    yield from _conclude(co, report, heard)
     return report
+
+
+def _let_land(co: Coordinator) -> Flow[None]:
+    """What a writer had sent before it vanished may still be on its way; nothing may land behind the check."""
+    m = co.migration
+    yield Report("wait", text="waiting until nothing of a vanished writer can be under way any more")
+    yield from co.stay()
+    yield Sleep(GRACE_S)
+    for side in Side:
+        yield wire.barrier(m.server(side), m.collection(side))
 
 
 def _told(differing: Sequence[PointId]) -> str:
@@ -133,8 +148,8 @@ def position(point_id: PointId) -> tuple[int, int]:
     return (0, point_id) if isinstance(point_id, int) else (1, UUID(point_id).int)
 
 
-def _every_point(co: Coordinator) -> Flow[tuple[int, list[PointId]]]:
-    """Merge both sides by id and compare; returns how many points there are, and the ids that really differ."""
+def _every_point(co: Coordinator) -> Flow[tuple[int, list[PointId], bool]]:
+    """Merge both sides by id; returns the points compared, the ids that really differ, and whether it got through."""
     m = co.migration
     sides = (Side.SOURCE, Side.TARGET)
     pending: list[PointId] = []
@@ -160,7 +175,7 @@ def _every_point(co: Coordinator) -> Flow[tuple[int, list[PointId]]]:
         if end is None or len(pending) > DIFFERENCES_MAX:
             break
         start = end
-    return seen, (yield from _still_differing(co, pending))
+    return seen, (yield from _still_differing(co, pending)), end is None
 
 
 def _before(points: Iterable[Json], end: PointId | None) -> dict[PointId, Json]:
@@ -191,18 +206,18 @@ def _mend(co: Coordinator, ids: Sequence[PointId]) -> Flow[list[PointId]]:
     token: str = yield NewId()
     for start in range(0, len(ids), PAGE_POINTS):
         points = [{"id": i, "vector": {}, "payload": {"token": token}} for i in ids[start : start + PAGE_POINTS]]
-        yield wire.upsert(HOME, co.migration.journal_collection, points, strong=True)
+        yield wire.upsert(HOME, co.migration.journal_collection, points)
     yield from drain_well(co)
     return (yield from _still_differing(co, ids))
 
 
-def _conclude(co: Coordinator, report: Verification, suspicions: Sequence[str]) -> Flow[None]:
-    """Record the outcome; a suspicion raised while this ran stays, and keeps it from counting as evidence."""
+def _conclude(co: Coordinator, report: Verification, heard: int) -> Flow[None]:
+    """Record the outcome; suspicions beyond the first `heard` are newer than the check and stay."""
     details = {check.name: check.detail for check in report.checks}
     if not report.passed:
         yield from co.publish({"verified": None}, "verification failed", **details)
         return
-    raised_since = [reason for reason in co.migration.suspicions if reason not in suspicions]
+    raised_since = co.migration.suspicions[heard:]
     at: str = yield Today()
     evidence = {"at": at, "epoch": co.migration.epoch, "points": report.points, "repaired": report.repaired}
     changes: dict[str, Any] = {"suspicions": raised_since}

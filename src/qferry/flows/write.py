@@ -7,14 +7,14 @@ anything is sent and are *in flight* until every side has answered; see protocol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any
 
 from qdrant_client import models
 
 from qferry.control import wire
-from qferry.errors import NotAllowed, TargetWriteFailed
+from qferry.errors import NotAllowed, RemoteFailure, TargetWriteFailed
 from qferry.flows import operations as ops
 from qferry.flows.effects import Call, Flow, Outcome, Sleep, Together
 from qferry.flows.fate import Fate, fate_of, text_of
@@ -32,8 +32,10 @@ RESOLVE_POINTS = 1000
 _OPTIONS = ("ordering", "timeout")
 # Between two tries of an upload's piece, in seconds.
 RETRY_S = 0.2
-
-Attempt: TypeAlias = Callable[[View, Route | None], Flow[None]]
+# How long a write waits for points that another write is about to bring to the target.
+MISSING_TRIES, MISSING_RETRY_S = 20, 0.05
+UPLOAD_BATCH = 64  # upstream's default
+_PARALLEL_BATCHES = 256
 
 
 def write(session: Session, method: str, collection: str, arguments: Mapping[str, Any]) -> Flow[Any]:
@@ -59,6 +61,9 @@ def write(session: Session, method: str, collection: str, arguments: Mapping[str
         if route is None or route.writes in (Routing.SOURCE_ONLY, Routing.TARGET_ONLY):
             server, name = one_place(route, collection)
             return (yield from one_sided(view, Call(server, method, name, (), arguments)))
+        if method == "batch_update_points" and not arguments.get("update_operations"):
+            server, name = one_place(route, collection)
+            return (yield from one_sided(view, Call(server, method, name, (), arguments)))
         operations = ops.understood(method, arguments)
         if not operations:
             return (yield from _not_understood(session, view, route, method, arguments))
@@ -76,7 +81,7 @@ def _not_understood(session: Session, view: View, route: Route, method: str, arg
     """
     server, name = route.migration.server(route.truth), route.migration.collection(route.truth)
     result = yield from one_sided(view, Call(server, method, name, (), arguments))
-    session.suspects.add(route.migration.id)
+    session.suspect(route.migration.id)
     return result
 
 
@@ -157,7 +162,7 @@ def _send(
             yield from flush(session, m, journal)
         outcomes: list[Outcome] = list((yield Together(tuple(_batch(route, side, run, options) for side in sides))))
         if len(outcomes) > 1 and outcomes[0].error is None and _missing_point(outcomes[1]):
-            outcomes[1] = yield from _leave_out_missing(route, sides[1], run, ids, options)
+            outcomes[1] = yield from _pass_over_missing(route, sides[1], run, ids, options)
         unknown = [m.server(side) for side, outcome in zip(sides, outcomes, strict=True) if _in_doubt(outcome)]
         doubt = Doubt(unknown) if unknown else None
     finally:
@@ -186,6 +191,28 @@ def _in_doubt(outcome: Outcome) -> bool:
     return any(result.status != models.UpdateStatus.COMPLETED for result in outcome.value)
 
 
+def _pass_over_missing(
+    route: Route, side: Side, run: Sequence[Operation], ids: Sequence[PointId], options: Mapping[str, Any]
+) -> Flow[Outcome]:
+    """
+    Bring a run to a side that lacks some of its points.
+
+    Before readers see that side, what it lacks is left to the copy and the journal.  Afterwards a point may only be
+    passed over if the source has none either: otherwise somebody's write of it is still on its way there, or has
+    failed there, and this one would be acknowledged and not be seen.
+    """
+    missed = 0
+    for _ in range(MISSING_TRIES):
+        outcome: Outcome = yield from _leave_out_missing(route, side, run, ids, options)
+        if outcome.error is not None or route.migration.phase is not Phase.SWITCHED:
+            return outcome
+        missed = yield from _missed_by_readers(route, ids)
+        if not missed:
+            return outcome
+        yield Sleep(MISSING_RETRY_S)
+    return Outcome(error=RemoteFailure(f"it lacks {missed} of these points"))
+
+
 def _leave_out_missing(
     route: Route, side: Side, run: Sequence[Operation], ids: Sequence[PointId], options: Mapping[str, Any]
 ) -> Flow[Outcome]:
@@ -211,6 +238,18 @@ def _leave_out_missing(
     if _missing_point(answer):  # a point vanished in between: someone deletes it on both sides; the journal has it
         return Outcome(value=[])
     return answer
+
+
+def _missed_by_readers(route: Route, ids: Sequence[PointId]) -> Flow[int]:
+    """How many of `ids` the source has and the target lacks."""
+    m = route.migration
+    answers = yield Together(
+        tuple(wire.retrieve(m.server(s), m.collection(s), ids, payload=False, vector=False) for s in Side)
+    )
+    if any(answer.error is not None for answer in answers):
+        return len(ids)
+    on_source, on_target = ({point["id"] for point in answer.value} for answer in answers)
+    return len(on_source - on_target)
 
 
 def _judge_other(
@@ -250,36 +289,42 @@ def _weaker(outcomes: Sequence[Outcome]) -> list[models.UpdateResult]:
     return results
 
 
+def pieces(points: Iterable[models.PointStruct], arguments: Mapping[str, Any]) -> Iterator[list[models.PointStruct]]:
+    """
+    What an upload sends under one routing: a batch, or with `parallel` enough batches to be worth its processes.
+
+    The points come from the caller's own code, which may take its time or use the same client; so they are fetched
+    here and not inside a flow.
+    """
+    size = int(arguments.get("batch_size", UPLOAD_BATCH))
+    stream = iter(points)
+    while piece := list(islice(stream, size * (1 if arguments.get("parallel", 1) == 1 else _PARALLEL_BATCHES))):
+        yield piece
+
+
 def upload(
-    session: Session, collection: str, points: Iterable[models.PointStruct], arguments: Mapping[str, Any]
+    session: Session, collection: str, piece: Sequence[models.PointStruct], arguments: Mapping[str, Any]
 ) -> Flow[None]:
     """
-    `upload_points` and `upload_collection`: piece by piece, so that each piece follows the routing of its moment.
+    One piece of `upload_points` or `upload_collection`, on the routing of its moment.
 
-    While a migration journals, pieces are sent one after the other and waited for, whatever `parallel` and `wait`
-    say.  A piece that fails is tried `max_retries` more times, as upstream does.
+    While a migration journals, batches are sent one after the other and waited for, whatever `parallel` and `wait`
+    say.  One that fails is tried `max_retries` more times, as upstream does.
     """
     rest = {k: v for k, v in arguments.items() if k not in ("points", "vectors", "payload", "ids")}
-    size = int(rest.get("batch_size", 64))
-    retries = int(rest.get("max_retries", 3))
-    piece_points = size * (1 if rest.get("parallel", 1) == 1 else 256)
-    stream = iter(points)
+    size, retries = int(rest.get("batch_size", UPLOAD_BATCH)), int(rest.get("max_retries", 3))
 
-    def piece_sender(piece: list[models.PointStruct]) -> Attempt:
-        def attempt(view: View, route: Route | None) -> Flow[None]:
-            if route is None or route.writes in (Routing.SOURCE_ONLY, Routing.TARGET_ONLY):
-                server, name = one_place(route, collection)
-                yield from one_sided(view, Call(server, "upload_points", name, (), {**rest, "points": piece}))
-                return
-            named = {k: rest.get(k) for k in ("shard_key_selector", "update_filter", "update_mode")}
-            for start in range(0, len(piece), size):
-                batch = ops.operations_of("upsert", {**named, "points": piece[start : start + size]})
-                yield from _persistently(session, view, route, batch, retries)
+    def attempt(view: View, route: Route | None) -> Flow[None]:
+        if route is None or route.writes in (Routing.SOURCE_ONLY, Routing.TARGET_ONLY):
+            server, name = one_place(route, collection)
+            yield from one_sided(view, Call(server, "upload_points", name, (), {**rest, "points": piece}))
+            return
+        named = {k: rest.get(k) for k in ("shard_key_selector", "update_filter", "update_mode")}
+        for start in range(0, len(piece), size):
+            batch = ops.operations_of("upsert", {**named, "points": piece[start : start + size]})
+            yield from _persistently(session, view, route, batch, retries)
 
-        return attempt
-
-    while piece := list(islice(stream, piece_points)):
-        yield from routed(session, collection, piece_sender(piece))
+    yield from routed(session, collection, attempt)
 
 
 def _persistently(session: Session, view: View, route: Route, batch: Sequence[Operation], retries: int) -> Flow[None]:

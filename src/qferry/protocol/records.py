@@ -53,6 +53,7 @@ class Migration:
     claim_by: str = ""  # its host and pid, for people
     claim_beat: int = 0
     created_at: str = ""
+    generation: int = 0  # later migrations have higher ones
     expected_points: int = 0
     copied_points: int = 0
     copy_cursor: int | str | None = None  # the id the copy goes on from; None: from the beginning
@@ -161,7 +162,9 @@ class Writer:
     seen: Mapping[str, int]  # migration id -> epoch it routes new calls by
     acked: Mapping[str, int]  # migration id -> epoch such that every earlier call has ended and been flushed
     debts: Mapping[str, int]  # migration id -> ids not yet flushed
-    suspects: tuple[str, ...] = ()  # migrations for which this writer cannot say what it touched
+    suspects: Mapping[str, int] = field(
+        default_factory=dict
+    )  # migration id -> which time it cannot say what it touched
     pins: Pins = Pins()
     calls: int = 0
     busy_s: float = 0.0  # how long the oldest call that holds up an acknowledgement has been running
@@ -179,9 +182,13 @@ class Writer:
     def from_payload(cls, payload: Mapping[str, Any]) -> Writer:
         """Read a record; raises `Refused` for an unknown format."""
         values = _known_fields(cls, payload, "writer")
-        values["suspects"] = tuple(values.get("suspects") or ())
         values["pins"] = Pins(**values["pins"])
         return cls(**values)
+
+
+def suspicion_name(writer_id: str, occurrence: int) -> str:
+    """What identifies one suspicion that a writer has raised about itself."""
+    return f"[{writer_id} no. {occurrence}]"
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.journal import Journal
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, Routing, Side
-from qferry.protocol.records import LEASE_S, Migration, Pins, WritePolicy, Writer
+from qferry.protocol.records import LEASE_S, Migration, Pins, WritePolicy, Writer, suspicion_name
 
 # How long after its server's next answer a request that was given up may still be carried out, in seconds.  A
 # server works through what it has received within its own time-outs; a proxy that holds a closed connection's
@@ -114,17 +114,18 @@ class Session:
     random: Callable[[], float]
     grace_s: float = GRACE_S
     lease_until: float = float("-inf")
+    term: int = 0  # rises whenever the lease has lapsed: what began in an earlier term may have acted on old routing
     view: View = field(default_factory=lambda: View(0, {}, {}))
     retired: list[View] = field(default_factory=list)
     journals: dict[str, Journal] = field(default_factory=dict)
-    suspects: set[str] = field(default_factory=set)
+    suspects: dict[str, int] = field(default_factory=dict)  # migration id -> how often it could not account for a write
+    occurrences: int = 0
     beat: int = 0
     flushes: int = 0
     registered: bool = False
     observer: bool = False  # the key may read but not write: it is no writer, and leases alone govern its reads
     calls: int = 0
     calls_at_last_beat: int = 0
-    idle_beats: int = 0
     acked: dict[str, int] = field(default_factory=dict)
     journal_before: bool = False  # make ids durable before each write, for those who pay the round trip
 
@@ -132,32 +133,46 @@ class Session:
         """Whether the present view may still be acted on."""
         return now < self.lease_until
 
-    def enter_quiet(self, now: float) -> View | None:
+    def holds(self, term: int, now: float) -> bool:
+        """Whether the lease has held since `term` was the present one."""
+        return self.term == term and self.valid(now)
+
+    def enter_quiet(self, now: float, *, write: bool) -> tuple[View, int] | None:
         """
-        Begin a call that no migration can concern: the view it acts on, or None if it must be routed.
+        Begin a call that no migration can concern: the view and term it acts on, or None if it must be routed.
 
         It does at once what `flows.routed` does step by step, for the case in which there is nothing to decide.
         """
-        if self.view.routes or not self.valid(now):
+        if self.view.routes or not self.valid(now) or (write and self.observer):
             return None
         self.calls += 1
         self.view.enter(now)
-        return self.view
+        return self.view, self.term
 
-    def adopt(self, migrations: Iterable[Migration], sent_at: float) -> None:
+    def adopt(self, migrations: Iterable[Migration], sent_at: float, now: float) -> None:
         """
         Take over what the control collection says, and let the lease run from the request's *sending*.
 
-        Names given to several migrations follow the newest of them.
+        Names given to several migrations follow the living one, otherwise the newest.
+
+        Args:
+            migrations: Every record there is.
+            sent_at: When this heartbeat began.
+            now: The present moment: if the lease has lapsed by now, a new term begins.
         """
         found = {m.id: m for m in migrations}
+        if now >= self.lease_until:
+            self.term += 1
+            self._suspect_unjournalled(found.values())
         self.lease_until = sent_at + LEASE_S
-        # A suspicion of ours that the record carries need not be reported again.
-        self.suspects -= {m.id for m in found.values() if any(self.writer_id in why for why in m.suspicions)}
+        for m in found.values():
+            # A suspicion of ours that the record carries need not be reported again.
+            if any(self.suspicion(m.id) in why for why in m.suspicions):
+                self.suspects.pop(m.id, None)
         if {m.id: m.epoch for m in found.values()} == self.view.epochs:
             return
         routes: dict[str, Route] = {}
-        for migration in sorted(found.values(), key=lambda m: (m.created_at, m.id)):
+        for migration in sorted(found.values(), key=lambda m: (m.phase not in ENDED, m.generation)):
             if migration.phase in (Phase.PREPARING, Phase.ABORTED):
                 continue
             route = Route.of(migration, self.pins)
@@ -166,6 +181,35 @@ class Session:
         self.view = View(self.view.serial + 1, routes, found)
         for migration_id in [i for i in self.journals if i not in found or found[i].phase not in KEEPS_JOURNAL]:
             del self.journals[migration_id]
+
+    def _suspect_unjournalled(self, found: Iterable[Migration]) -> None:
+        """After a lapse: a call that is still under way may have written what a new journal has not noted."""
+        running = [view for view in [*self.retired, self.view] if view.active or view.doubts]
+        for m in found:
+            routes = [view.routes.get(m.source) for view in running]
+            if m.phase in JOURNALLED and any(r is None or r.writes is not Routing.DUAL for r in routes):
+                self.suspect(m.id)
+
+    def suspect(self, migration_id: str) -> None:
+        """The client cannot account for something it wrote; only a full check can."""
+        self.occurrences += 1
+        self.suspects[migration_id] = self.occurrences
+
+    def suspicion(self, migration_id: str) -> str:
+        """How the present suspicion of a migration is named in its record."""
+        return suspicion_name(self.writer_id, self.suspects.get(migration_id, 0))
+
+    def lost(self, found: Iterable[Migration]) -> Migration | None:
+        """A migration that decides where writes go and is no longer among the records; there should be none."""
+        ids = {m.id for m in found}
+        known = self.view.migrations.values()
+        return next((m for m in known if m.id not in ids and m.routing is not Routing.SOURCE_ONLY), None)
+
+    def accounted_for(self) -> bool:
+        """Whether no call is under way, in doubt or unflushed, so that leaving takes no knowledge along."""
+        views = [*self.retired, self.view]
+        owing = any(journal.debt for journal in self.journals.values())
+        return not owing and not self.suspects and not any(view.active or view.doubts for view in views)
 
     def journal(self, migration: Migration) -> Journal:
         """The journal this client keeps for `migration`."""
@@ -202,7 +246,7 @@ class Session:
             seen=self.view.epochs,
             acked=dict(self.acked),
             debts={i: j.debt for i, j in self.journals.items()},
-            suspects=tuple(sorted(self.suspects)),
+            suspects=dict(self.suspects),
             pins=self.pins,
             calls=self.calls,
             busy_s=round(now - min(waiting), 1) if waiting else 0.0,
