@@ -536,7 +536,7 @@ def test_proposals_keep_different_projects_apart(one: str, other: str) -> None:
 
 def test_error_survives_pickling() -> None:
     """An error that crosses a process boundary keeps its message and its fields."""
-    error = InvalidName("It is so.", "Do this.", ("a", "b"))
+    error = InvalidName("It is so.", hint="Do this.", names=("a", "b"))
     copy = pickled(error)
     assert (str(copy), copy.message) == (str(error), "It is so.")
     assert (copy.hint, copy.names) == ("Do this.", ("a", "b"))

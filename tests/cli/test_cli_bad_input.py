@@ -206,7 +206,7 @@ def test_command_out_of_order_is_refused_and_changes_nothing(qferry: Any, source
         outcome = qferry(*typed(verb, source))
         assert_one_sentence(outcome, 1, says="copying")
     assert qferry("status", source, "--json").json == before
-    assert_one_sentence(qferry("start", source), 1, says="run `qferry backfill` next")
+    assert_one_sentence(qferry("start", source), 1, says="run `qferry backfill`")
 
 
 def test_fault_of_qferry_is_still_one_json_object(qferry: Any, monkeypatch: pytest.MonkeyPatch) -> None:

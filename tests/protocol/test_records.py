@@ -70,7 +70,7 @@ def test_migration_survives_being_stored(given_migration: Migration) -> None:
         seen=st.dictionaries(texts, numbers),
         acked=st.dictionaries(texts, numbers),
         debts=st.dictionaries(texts, numbers),
-        suspects=st.lists(texts).map(tuple),
+        suspects=st.dictionaries(texts, numbers),
         pins=st.builds(Pins, optional_flag, optional_flag),
         calls=numbers,
     )

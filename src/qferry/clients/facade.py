@@ -8,12 +8,14 @@ any supported version's arguments, docstrings and types are exactly upstream's.
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import os
 import random
 import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 from qdrant_client import models
@@ -26,6 +28,12 @@ from qferry.flows.effects import Call, Flow
 from qferry.options import FerryOptions
 from qferry.protocol.records import HOME
 from qferry.protocol.session import Route, Session, View
+
+_validation: ModuleType | None
+try:
+    _validation = importlib.import_module("qdrant_client.common.validation")
+except ImportError:  # qdrant-client < 1.20
+    _validation = None
 
 
 def new_session(options: FerryOptions) -> Session:
@@ -67,6 +75,10 @@ def points_of(method: str, arguments: Mapping[str, Any]) -> Iterable[models.Poin
 def _zipped(arguments: Mapping[str, Any]) -> Iterator[models.PointStruct]:
     """The points an `upload_collection` stands for; ids are made up where none are given, as upstream does."""
     vectors, payloads, ids = arguments["vectors"], arguments.get("payload"), arguments.get("ids")
+    # Upstream (from 1.20) refuses ids and payloads that end before the vectors do.
+    if _validation is not None and (size := _validation.vectors_length(vectors)) is not None:
+        payloads = _validation.require_length(payloads, size, "payload")
+        ids = _validation.require_length(ids, size, "ids")
     if isinstance(vectors, dict):
         names = list(vectors)
         vectors = (dict(zip(names, row, strict=True)) for row in zip(*vectors.values(), strict=True))
@@ -91,7 +103,7 @@ def change_aliases(session: Session, method: str, operations: Iterable[Any], arg
             names += [value for value in (body or {}).values() if isinstance(value, str)]
 
     def attempt(view: View, _: Route | None) -> Flow[Any]:
-        routed.refuse_if_live(session, method, names)
+        yield from routed.refuse_if_live(session, method, names)
         # What other methods have for a collection is a list of operations here.
         return (yield from routed.one_sided(view, Call(HOME, method, given, (), arguments)))  # type: ignore[arg-type]
 

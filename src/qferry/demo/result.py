@@ -16,7 +16,7 @@ from qferry.demo.fingerprint import Payload, PointState
 
 DEFAULT_POINTS = 20_000
 # With the migration's own steps, the indexing and the check this makes two to three minutes on two cores.
-DEFAULT_TRAFFIC_S = 120.0
+DEFAULT_TRAFFIC_S = 60.0
 
 _MESSAGE_CHARACTERS = 300
 _PERIODS = ("before", "during", "after")

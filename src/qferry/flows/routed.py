@@ -8,7 +8,7 @@ that out before the caller is told anything, and the call is carried out again o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from qferry.errors import FerryError, LeaseLost, NotAllowed
@@ -193,21 +193,23 @@ def on_truth(session: Session, method: str, collection: str, arguments: dict[str
 def guarded(session: Session, method: str, collection: str, arguments: dict[str, Any]) -> Flow[Any]:
     """A call that would pull a collection from under a migration: refused while one lives."""
 
-    def attempt(view: View, route: Route | None) -> Flow[Any]:
-        refuse_if_live(session, method, [collection])
-        server, name = one_place(route, collection)
+    def attempt(view: View, _: Route | None) -> Flow[Any]:
+        yield from refuse_if_live(session, method, [collection])
+        server, name = one_place(session.route(collection), collection)
         return (yield from one_sided(view, Call(server, method, name, (), arguments)))
 
     return (yield from routed(session, collection, attempt))
 
 
-def refuse_if_live(session: Session, method: str, collections: Iterable[str]) -> None:
+def refuse_if_live(session: Session, method: str, collections: Sequence[str]) -> Flow[None]:
     """
-    Refuse `method` if a migration has one of `collections` in hand.
+    Refuse `method` if a migration has one of `collections` in hand; looks again first, so as not to be out of date.
 
     Raises:
         NotAllowed: with the migration, its phase and the way out.
     """
+    if any(session.live_migration_of(collection) for collection in collections):
+        yield Fresh(renew=True)
     for collection in collections:
         m = session.live_migration_of(collection)
         if m is not None:

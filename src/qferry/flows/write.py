@@ -33,7 +33,7 @@ _OPTIONS = ("ordering", "timeout")
 # Between two tries of an upload's piece, in seconds.
 RETRY_S = 0.2
 # How long a write waits for points that another write is about to bring to the target.
-MISSING_TRIES, MISSING_RETRY_S = 20, 0.05
+MISSING_TRIES, MISSING_RETRY_S = 100, 0.05
 UPLOAD_BATCH = 64  # upstream's default
 _PARALLEL_BATCHES = 256
 
