@@ -11,7 +11,7 @@ from qferry.cli import options, output
 from qferry.cli.options import AsJson, verb_without_server
 from qferry.cli.output import FAILED, Answer, Stop, interrupted
 
-_DEFAULT_POINTS = 20_000
+_DEFAULT_POINTS = 10_000
 _MIN_POINTS = 100
 
 

@@ -14,7 +14,7 @@ from qferry.demo.checker import Fault, Finding, Verdict
 from qferry.demo.embedding import BUILT_IN_MODEL
 from qferry.demo.fingerprint import Payload, PointState
 
-DEFAULT_POINTS = 20_000
+DEFAULT_POINTS = 10_000
 # With the migration's own steps, the indexing and the check this makes two to three minutes on two cores.
 DEFAULT_TRAFFIC_S = 60.0
 

@@ -16,7 +16,7 @@ from qdrant_client import models
 from qferry.control import wire
 from qferry.errors import NotAllowed, RemoteFailure, TargetWriteFailed
 from qferry.flows import operations as ops
-from qferry.flows.effects import Call, Flow, Outcome, Sleep, Together
+from qferry.flows.effects import Call, Flow, Now, Outcome, Sleep, Together
 from qferry.flows.fate import Fate, fate_of, text_of
 from qferry.flows.heartbeat import flush
 from qferry.flows.operations import Operation
@@ -24,6 +24,7 @@ from qferry.flows.routed import one_place, one_sided, routed
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Phase, Routing, Side
+from qferry.protocol.records import LEASE_S
 from qferry.protocol.session import Route, Session, View
 
 # Ids of one page when a filter is resolved, and of one operation after it.
@@ -33,7 +34,7 @@ _OPTIONS = ("ordering", "timeout")
 # Between two tries of an upload's piece, in seconds.
 RETRY_S = 0.2
 # How long a write waits for points that another write is about to bring to the target.
-MISSING_TRIES, MISSING_RETRY_S = 100, 0.05
+MISSING_PATIENCE_S, MISSING_RETRY_S = LEASE_S, 0.05
 UPLOAD_BATCH = 64  # upstream's default
 _PARALLEL_BATCHES = 256
 
@@ -201,16 +202,18 @@ def _pass_over_missing(
     passed over if the source has none either: otherwise somebody's write of it is still on its way there, or has
     failed there, and this one would be acknowledged and not be seen.
     """
-    missed = 0
-    for _ in range(MISSING_TRIES):
+    began: float = yield Now()
+    while True:
         outcome: Outcome = yield from _leave_out_missing(route, side, run, ids, options)
         if outcome.error is not None or route.migration.phase is not Phase.SWITCHED:
             return outcome
         missed = yield from _missed_by_readers(route, ids)
         if not missed:
             return outcome
+        now: float = yield Now()
+        if now - began > MISSING_PATIENCE_S:
+            return Outcome(error=RemoteFailure(f"it lacks {missed} of these points"))
         yield Sleep(MISSING_RETRY_S)
-    return Outcome(error=RemoteFailure(f"it lacks {missed} of these points"))
 
 
 def _leave_out_missing(
