@@ -9,7 +9,7 @@ TOKENIZER := .venv/.tokenizer
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format lock clean
+.PHONY: help setup demo test simulate lint format lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -21,6 +21,10 @@ demo: $(READY) $(TOKENIZER) ## watch a migration under load; options in ARGS="..
 
 test: $(READY) $(TOKENIZER) ## run all tests; options in ARGS="..."
 	$(BIN)/python -m pytest $(ARGS)
+
+SEEDS ?= 3000
+simulate: $(READY) ## run seeded schedules of the flows that ship, with faults; SEEDS=n
+	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS)
 
 lint: $(READY) ## check style, format and types
 	$(BIN)/ruff check
