@@ -7,6 +7,7 @@ from enum import Enum
 
 import grpc
 import httpx
+from pydantic import ValidationError
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
@@ -33,6 +34,8 @@ _GRPC_REJECTIONS = frozenset(
         grpc.StatusCode.UNIMPLEMENTED,
     }
 )
+# What upstream raises about arguments, before it sends anything; errors of an answer come wrapped.
+_MISTAKES = (TypeError, AssertionError, ValidationError)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)  # it never left this process
 _TIMEOUT, _SERVER_ERROR = 408, 500
 
@@ -45,7 +48,7 @@ def fate_of(error: BaseException) -> Fate:
     """
     if "No point with id" in text_of(error):
         return Fate.MISSING_POINT
-    if isinstance(error, ResourceExhaustedResponse):
+    if isinstance(error, (ResourceExhaustedResponse, *_MISTAKES)):
         return Fate.REJECTED
     if isinstance(error, ResponseHandlingException) and isinstance(error.source, _NOT_SENT):
         return Fate.REJECTED
