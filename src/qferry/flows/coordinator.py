@@ -131,9 +131,28 @@ class Coordinator:
         yield wire.barrier(m.target_url, m.target)
 
     def _fences(self) -> Flow[list[str]]:
+        return (yield from self._aliases(self.migration.fence_prefix))
+
+    def _aliases(self, prefix: str) -> Flow[list[str]]:
+        listed = yield wire.aliases(self.migration.target_url)
+        return [a["alias_name"] for a in listed["aliases"] if a["alias_name"].startswith(prefix)]
+
+    def open_mending(self) -> Flow[None]:
+        """
+        Let writers bring single points to the target, through a new door; what is sent through an old one is refused.
+
+        The next full check, or a wait, must follow before anyone relies on nothing landing through the old one.
+        """
+        yield from self.publish({"mends": self.migration.mends + 1}, "mending opened")
         m = self.migration
-        listed = yield wire.aliases(m.target_url)
-        return [a["alias_name"] for a in listed["aliases"] if a["alias_name"].startswith(m.fence_prefix)]
+        old = yield from self._aliases(m.mend_prefix)
+        yield wire.change_aliases(m.target_url, drop=old, create={m.mend: m.target})
+
+    def close_mending(self) -> Flow[None]:
+        """Let no writer begin to bring a point any more; those under way end before the next acknowledgement."""
+        old = yield from self._aliases(self.migration.mend_prefix)
+        if old:
+            yield wire.change_aliases(self.migration.target_url, drop=old)
 
     def drop_fence(self) -> Flow[None]:
         """Stop for good: no copy or repair through this fence can land any more."""

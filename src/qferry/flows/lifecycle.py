@@ -291,6 +291,7 @@ def switch(co: Coordinator, percent: int, *, green_timeout_s: float = 3600.0) ->
         if done.left:
             raise Refused(f"{done.left} points keep differing.", hint="Run `qferry verify`, then try again.")
         yield from require_evidence(co)  # hearing the writers may have raised a suspicion
+    yield from co.open_mending()
     epoch = yield from co.move(
         Event.READS_SWITCHED, f"reads {percent} % on the target", {"read_percent": percent}, percent=percent
     )
@@ -363,21 +364,36 @@ def _seal(co: Coordinator, cleanup_after: str) -> Flow[None]:
                 f"{writer.describe()} is kept on the source by ENABLE_NEW_READS=false.",
                 hint="Restart it without the variable.",
             )
+    # What a writer was bringing when this was dropped has ended, and is journalled, when the first cycle begins.
+    yield from co.close_mending()
+    try:
+        yield from _clean_cycle(co)
+    except Refused:
+        yield from co.open_mending()
+        raise
+    yield from co.drop_fence()
+    yield from co.move(Event.SEALED, "point of no return: the target is truth", {"cleanup_after": cleanup_after})
+
+
+def _clean_cycle(co: Coordinator) -> Flow[None]:
+    """
+    Find a journal cycle without a difference.
+
+    Raises:
+        Refused: There was none in `FINISH_CYCLES`, or the evidence is gone.
+    """
     for attempt in range(1, FINISH_CYCLES + 1):
         yield Report("cycle", attempt, FINISH_CYCLES, "looking for a journal cycle without a difference")
         yield from drain_well(co)
         done = yield from cycle(co, "journal cycle before finish")
         yield from require_evidence(co)
         if not done.repaired and not done.left:
-            break
-    else:
-        raise Refused(
-            f"{FINISH_CYCLES} journal cycles in a row found differences: several processes keep writing the same "
-            "points at the same instant.",
-            hint="Run `qferry finish` again when they write less; reads and writes go on as they are.",
-        )
-    yield from co.drop_fence()
-    yield from co.move(Event.SEALED, "point of no return: the target is truth", {"cleanup_after": cleanup_after})
+            return
+    raise Refused(
+        f"{FINISH_CYCLES} journal cycles in a row found differences: several processes keep writing the same "
+        "points at the same instant.",
+        hint="Run `qferry finish` again when they write less; reads and writes go on as they are.",
+    )
 
 
 def _move_aliases(co: Coordinator) -> Flow[None]:

@@ -69,6 +69,7 @@ def verify(co: Coordinator, *, mend: bool = False) -> Flow[Verification]:
     yield from co.roll_call("verification began")
     heard = len(co.migration.suspicions)
     if heard:
+        yield from co.open_mending()  # a vanished writer that wakes up finds its door gone
         yield from _let_land(co)
     yield from drain_well(co)
     config, indexes = yield from _configuration(co, mend=mend)
