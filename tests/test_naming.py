@@ -39,7 +39,7 @@ def is_accepted(name: str) -> bool:
 
 def pickled(value: T) -> T:
     """Send the value through pickle."""
-    copy: T = pickle.loads(pickle.dumps(value))  # noqa: S301 - bytes of our own
+    copy: T = pickle.loads(pickle.dumps(value))
     return copy
 
 
@@ -121,10 +121,7 @@ def test_check_accepts_what_the_server_accepts(name: str) -> None:
         ("", "is empty"),
         (".", "is a directory of the server, not a name"),
         ("..", "is a directory of the server, not a name"),
-        *(
-            (f"a{sign}b", f"contains {sign!r}, which no server accepts")
-            for sign in '<>:"/\\|?*\x00\x1f\udc80'
-        ),
+        *((f"a{sign}b", f"contains {sign!r}, which no server accepts") for sign in '<>:"/\\|?*\x00\x1f\udc80'),
         ("a" * 256, "has 256 characters in 256 bytes, and 255 of either are allowed"),
         ("ü" * 128, "has 128 characters in 256 bytes, and 255 of either are allowed"),
     ],
@@ -255,9 +252,7 @@ def test_override_parses_back_to_a_project_that_has_it(project: str, collection:
         ),
     ],
 )
-def test_unusable_override_is_refused(
-    overrides: dict[str, str], message: str, names: tuple[str, ...]
-) -> None:
+def test_unusable_override_is_refused(overrides: dict[str, str], message: str, names: tuple[str, ...]) -> None:
     """An override that is invalid, nameless, contradictory or shared is refused when the rules are read."""
     with pytest.raises(InvalidName) as caught:
         CollectionNaming(overrides=overrides)

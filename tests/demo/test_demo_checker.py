@@ -128,9 +128,7 @@ def test_filter_write_must_reach_every_point_of_its_group() -> None:
     """A mark by filter is stale where it is missing, and not asked for outside the group."""
     outside: PointState = ("v0", payload_fingerprint({"group": 2}))
     effect = Effect(Action.SET_PAYLOAD, group=1, payload=payload_fingerprint({"note": "x"}))
-    verdict = check(
-        [call("a", 1, 2, effect)], {1: OLD, 2: OLD, 3: outside}, {1: marked(OLD, "x"), 2: OLD, 3: outside}
-    )
+    verdict = check([call("a", 1, 2, effect)], {1: OLD, 2: OLD, 3: outside}, {1: marked(OLD, "x"), 2: OLD, 3: outside})
     assert faults(verdict) == {2: Fault.STALE}
 
 

@@ -21,9 +21,7 @@ def test_standard_library_gives_the_same_real_chunks_each_time() -> None:
 def test_small_folder_gives_all_it_has(tmp_path: Path) -> None:
     """Short functions, broken files, tests and the surplus of one file are left out."""
     body = "    a = 1\n    b = 2\n    return a + b\n\n"
-    (tmp_path / "many.py").write_text(
-        "".join(f"def f{i}():\n{body}" for i in range(20)) + "def short(): pass\n"
-    )
+    (tmp_path / "many.py").write_text("".join(f"def f{i}():\n{body}" for i in range(20)) + "def short(): pass\n")
     (tmp_path / "broken.py").write_text("def (:\n")
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "test_it.py").write_text(f"def f():\n{body}")

@@ -27,9 +27,7 @@ def client(fresh_qdrant: QdrantServer) -> Iterator[QdrantClient]:
     """Give a client with an empty legacy and an empty new collection."""
     client = QdrantClient(url=fresh_qdrant.url, check_compatibility=False)
     for name in ("legacy", "new"):
-        client.create_collection(
-            name, vectors_config=models.VectorParams(size=2, distance=models.Distance.COSINE)
-        )
+        client.create_collection(name, vectors_config=models.VectorParams(size=2, distance=models.Distance.COSINE))
     yield client
     client.close()
 

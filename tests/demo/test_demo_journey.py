@@ -39,9 +39,7 @@ def test_answer_of_a_command_is_its_json() -> None:
 def test_refused_command_ends_the_demo_with_its_words() -> None:
     """Exit code 1 becomes an error with the command, its exit code and its error output."""
     refused = ScriptedCoordinator("import sys; sys.exit('not verified')")
-    with pytest.raises(
-        DemoError, match="`qferry switch a --percent 10` ended with exit code 1:\nnot verified"
-    ):
+    with pytest.raises(DemoError, match="`qferry switch a --percent 10` ended with exit code 1:\nnot verified"):
         refused.run("switch", "a", "--percent", "10")
 
 

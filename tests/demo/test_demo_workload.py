@@ -33,12 +33,7 @@ def requests(process: str, count: int = 600, *, seed: int = 1) -> list[Request]:
 
 def touched_points(process: str) -> set[int]:
     """Collect the ids that a process writes by id."""
-    return {
-        effect.point
-        for request in requests(process)
-        for effect in request.effects
-        if effect.point is not None
-    }
+    return {effect.point for request in requests(process) for effect in request.effects if effect.point is not None}
 
 
 def test_same_seed_and_process_give_the_same_requests() -> None:
@@ -78,10 +73,7 @@ def test_every_write_of_every_process_is_unique() -> None:
     vectors = [effect.vector for effect in effects if effect.vector]
     assert len(vectors) == len(set(vectors))
     tokens = [
-        value
-        for effect in effects
-        for key, value in effect.payload
-        if key in {"revision", "reviewed", "campaign"}
+        value for effect in effects for key, value in effect.payload if key in {"revision", "reviewed", "campaign"}
     ]
     assert len(tokens) == len(set(tokens))
 
@@ -97,9 +89,7 @@ def test_groups_are_small_and_part_of_the_indexed_payload() -> None:
 def test_requests_change_on_a_server_exactly_what_they_say(fresh_qdrant: QdrantServer) -> None:
     """Six hundred requests against a real server leave exactly the points that their effects describe."""
     client = QdrantClient(url=fresh_qdrant.url, check_compatibility=False)
-    client.create_collection(
-        "traffic", vectors_config=models.VectorParams(size=8, distance=models.Distance.COSINE)
-    )
+    client.create_collection("traffic", vectors_config=models.VectorParams(size=8, distance=models.Distance.COSINE))
     calls: list[Call] = []
     for number, request in enumerate(requests("a")):
         outcome = Outcome.OK

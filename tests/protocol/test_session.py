@@ -21,6 +21,11 @@ def session(pins: Pins | None = None) -> Session:
     return Session("w", "host", 1, "now", pins or Pins(), random=lambda: 0.5)
 
 
+def learn(found: Session, migrations: list[Migration], *, at: float) -> None:
+    """Let a heartbeat that begins and ends at the same moment bring these migrations."""
+    found.adopt(migrations, sent_at=at, now=at)
+
+
 @pytest.mark.parametrize("phase", DUAL)
 def test_route_without_pins_follows_the_record(phase: Phase) -> None:
     """Nobody's environment stands in the way."""
@@ -90,7 +95,7 @@ def test_lease_runs_from_the_sending() -> None:
     """The answer may take its time; the lease does not wait for it."""
     found = session()
     assert not found.valid(0.0)
-    found.adopt([], sent_at=100.0)
+    learn(found, [], at=100.0)
     assert found.valid(100.0 + LEASE_S - 0.001)
     assert not found.valid(100.0 + LEASE_S)
 
@@ -98,7 +103,7 @@ def test_lease_runs_from_the_sending() -> None:
 def test_every_name_of_a_migration_is_routed() -> None:
     """Source, target and alias lead to the same route; other names to none."""
     found = session()
-    found.adopt([migration()], 0.0)
+    learn(found, [migration()], at=0.0)
     assert found.route("a") == found.route("b") == found.route("alias")
     assert found.route("a") is not None
     assert found.route("c") is None
@@ -108,29 +113,45 @@ def test_every_name_of_a_migration_is_routed() -> None:
 def test_migration_that_has_not_begun_or_never_was_routes_nothing(phase: Phase) -> None:
     """Clients do nothing before the target exists, and nothing after it is gone."""
     found = session()
-    found.adopt([migration(phase)], 0.0)
+    learn(found, [migration(phase)], at=0.0)
     assert found.route("a") is None
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_name_of_several_migrations_follows_the_newest(order: tuple[int, int]) -> None:
-    """After a and b were merged by a first migration, a second one from b to c takes both along."""
-    first = migration(Phase.CLEANED, created_at="2026-01-01T00:00:00Z")
-    second = Migration("m2", "b", "c", ("b", "c", "a", "alias"), phase=Phase.COPIED, created_at="2026-02-01T00:00:00Z")
+FIRST = Migration("m1", "a", "b", ("a", "b"), phase=Phase.CLEANED, generation=1)
+SECOND = Migration("m2", "b", "c", ("b", "c", "a"), phase=Phase.COPIED, generation=2)
+RETURN = Migration("m3", "b", "a", ("b", "a"), phase=Phase.CLEANED, generation=3)
+
+
+@pytest.mark.parametrize(
+    ("migrations", "winner"),
+    [([FIRST, SECOND], SECOND), ([SECOND, FIRST], SECOND), ([FIRST, RETURN], RETURN), ([RETURN, FIRST], RETURN)],
+)
+def test_name_of_several_migrations_follows_the_newest(migrations: list[Migration], winner: Migration) -> None:
+    """After a has moved to b, a migration from b to c takes both along, and one back to a leads both back."""
     found = session()
-    found.adopt([(first, second)[i] for i in order], 0.0)
-    for name in ("a", "b", "c", "alias"):
+    learn(found, migrations, at=0.0)
+    for name in ("a", "b"):
         route = found.route(name)
         assert route is not None
-        assert route.migration is second
+        assert route.migration is winner
+
+
+def test_name_of_several_migrations_follows_the_living_one() -> None:
+    """A migration that is over never hides one that is under way, however old that is."""
+    living = Migration("m0", "a", "z", ("a", "z"), phase=Phase.COPYING, generation=0)
+    found = session()
+    learn(found, [living, FIRST], at=0.0)
+    route = found.route("a")
+    assert route is not None
+    assert route.migration is living
 
 
 def test_unchanged_epochs_keep_the_view() -> None:
     """A heartbeat without news does not make every call under way an old one."""
     found = session()
-    found.adopt([migration()], 0.0)
+    learn(found, [migration()], at=0.0)
     view = found.view
-    found.adopt([migration(copied_points=7)], 1.0)
+    learn(found, [migration(copied_points=7)], at=1.0)
     assert found.view is view
     assert found.valid(LEASE_S + 0.5)
 
@@ -138,9 +159,9 @@ def test_unchanged_epochs_keep_the_view() -> None:
 def test_new_epoch_makes_a_new_view_and_retires_the_old_one() -> None:
     """Calls begun under the old view are told from those begun under the new one."""
     found = session()
-    found.adopt([migration()], 0.0)
+    learn(found, [migration()], at=0.0)
     old = found.view
-    found.adopt([migration(epoch=2)], 1.0)
+    learn(found, [migration(epoch=2)], at=1.0)
     assert found.view.serial == old.serial + 1
     assert found.view.epochs == {"m1": 2}
     assert found.retired[-1] is old
@@ -149,10 +170,10 @@ def test_new_epoch_makes_a_new_view_and_retires_the_old_one() -> None:
 def test_acknowledgement_waits_for_calls_of_older_views() -> None:
     """An epoch is acknowledged only when every call that began before it has ended."""
     found = session()
-    found.adopt([migration()], 0.0)
+    learn(found, [migration()], at=0.0)
     old = found.view
     old.enter(1.0)
-    found.adopt([migration(epoch=2)], 2.0)
+    learn(found, [migration(epoch=2)], at=2.0)
     assert found.settled_view(3.0) is old
     old.leave()
     assert found.settled_view(3.0) is found.view
@@ -162,7 +183,7 @@ def test_acknowledgement_waits_for_calls_of_older_views() -> None:
 def test_call_under_the_newest_view_does_not_hold_up_its_acknowledgement() -> None:
     """The view of now is settled however busy it is."""
     found = session()
-    found.adopt([migration()], 0.0)
+    learn(found, [migration()], at=0.0)
     found.view.enter(1.0)
     assert found.settled_view(1.0) is found.view
 
@@ -170,10 +191,10 @@ def test_call_under_the_newest_view_does_not_hold_up_its_acknowledgement() -> No
 def test_acknowledgement_waits_for_doubts_of_older_views() -> None:
     """A request that may still land on the old routing is like a call that has not ended."""
     found = session()
-    found.adopt([migration()], 0.0)
+    learn(found, [migration()], at=0.0)
     old, doubt = found.view, Doubt([""])
     old.doubts.append(doubt)
-    found.adopt([migration(epoch=2)], 2.0)
+    learn(found, [migration(epoch=2)], at=2.0)
     assert found.settled_view(1e9) is old
     assert found.unanswered() == [doubt]
     doubt.answered("", until=12.0)
@@ -185,20 +206,20 @@ def test_acknowledgement_waits_for_doubts_of_older_views() -> None:
 def test_views_are_settled_in_order() -> None:
     """A view in the middle with no calls is not settled while an older one has some."""
     found = session()
-    found.adopt([migration()], 0.0)
+    learn(found, [migration()], at=0.0)
     oldest = found.view
     oldest.enter(0.0)
     for epoch in (2, 3):
-        found.adopt([migration(epoch=epoch)], 1.0)
+        learn(found, [migration(epoch=epoch)], at=1.0)
     assert found.settled_view(2.0) is oldest
 
 
 def test_acknowledged_epochs_are_those_of_the_settled_view() -> None:
     """What is acknowledged is what was known then, not what is known now."""
     found = session()
-    found.adopt([migration()], 0.0)
+    learn(found, [migration()], at=0.0)
     settled = found.view
-    found.adopt([migration(epoch=2)], 1.0)
+    learn(found, [migration(epoch=2)], at=1.0)
     found.acknowledge(settled)
     assert found.acked == {"m1": 1}
     assert found.awaiting_acknowledgement()
@@ -210,18 +231,18 @@ def test_acknowledged_epochs_are_those_of_the_settled_view() -> None:
 def test_journal_is_kept_exactly_while_it_is_owed(phase: Phase) -> None:
     """Touched ids are remembered through every phase that may still check them."""
     found = session()
-    found.adopt([migration(Phase.COPYING)], 0.0)
+    learn(found, [migration(Phase.COPYING)], at=0.0)
     found.journal(migration()).begin([1])
-    found.adopt([migration(phase, epoch=2)], 1.0)
+    learn(found, [migration(phase, epoch=2)], at=1.0)
     assert ("m1" in found.journals) is (phase in KEEPS_JOURNAL)
 
 
 def test_journal_of_a_vanished_migration_is_dropped() -> None:
     """A record that is gone asks for nothing any more."""
     found = session()
-    found.adopt([migration()], 0.0)
+    learn(found, [migration()], at=0.0)
     found.journal(migration()).begin([1])
-    found.adopt([], 1.0)
+    learn(found, [], at=1.0)
     assert found.journals == {}
 
 
@@ -229,7 +250,7 @@ def test_journal_of_a_vanished_migration_is_dropped() -> None:
 def test_migration_is_live_until_cleanup(phase: Phase, live: bool) -> None:
     """A finished migration still has its source in hand; a cleaned one has nothing."""
     found = session()
-    found.adopt([migration(phase)], 0.0)
+    learn(found, [migration(phase)], at=0.0)
     assert (found.live_migration_of("a") is not None) is live
     assert found.live_migration_of("c") is None
 
@@ -237,14 +258,14 @@ def test_migration_is_live_until_cleanup(phase: Phase, live: bool) -> None:
 def test_record_says_what_the_writer_owes_and_how_long_a_call_has_held_it_up() -> None:
     """An operator sees which process a command waits for."""
     found = session(Pins(dual_write=False))
-    found.adopt([migration()], 0.0)
+    learn(found, [migration()], at=0.0)
     found.view.enter(3.0)
-    found.adopt([migration(epoch=2)], 5.0)
+    learn(found, [migration(epoch=2)], at=4.0)
     found.journal(migration()).begin([1, 2])
-    found.suspects.add("m1")
+    found.suspect("m1")
     record = found.record(now=10.0)
     assert (record.seen, record.acked, record.debts) == ({"m1": 2}, {}, {"m1": 2})
-    assert record.suspects == ("m1",)
+    assert record.suspects == {"m1": 1}
     assert record.pins == Pins(dual_write=False)
     assert record.busy_s == pytest.approx(7.0)
 
@@ -266,3 +287,101 @@ def test_view_remembers_when_its_oldest_call_began() -> None:
     view.leave()
     view.enter(3.0)
     assert view.oldest_call == 3.0
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_call_without_any_migration_is_quiet(write: bool) -> None:
+    """With nothing to decide a call is only counted."""
+    found = session()
+    learn(found, [], at=0.0)
+    assert found.enter_quiet(1.0, write=write) == (found.view, found.term)
+    assert (found.view.active, found.calls) == (1, 1)
+
+
+def test_call_is_not_quiet_when_its_lease_has_run_out_or_something_migrates() -> None:
+    """Both ask for a decision."""
+    found = session()
+    assert found.enter_quiet(0.0, write=False) is None
+    learn(found, [migration()], at=0.0)
+    assert found.enter_quiet(1.0, write=False) is None
+    assert found.calls == 0
+
+
+def test_write_of_a_client_that_may_only_read_is_not_quiet() -> None:
+    """No list of writers has it, so no coordinator would wait for its write."""
+    found = session()
+    learn(found, [], at=0.0)
+    found.observer = True
+    assert found.enter_quiet(1.0, write=False) is not None
+    assert found.enter_quiet(1.0, write=True) is None
+
+
+def test_lease_that_lapsed_and_was_renewed_is_a_new_term() -> None:
+    """A call that began in the old one cannot tell what happened in between."""
+    found = session()
+    learn(found, [], at=0.0)
+    term = found.term
+    learn(found, [], at=LEASE_S - 0.1)
+    assert found.holds(term, LEASE_S)
+    learn(found, [], at=3 * LEASE_S)
+    assert not found.holds(term, 3 * LEASE_S)
+
+
+def test_suspicion_that_the_record_carries_is_not_reported_again() -> None:
+    """It has been heard; the next one has a name of its own."""
+    found = session()
+    learn(found, [migration()], at=0.0)
+    found.suspect("m1")
+    first = found.suspicion("m1")
+    learn(found, [migration(epoch=2, suspicions=(f"somebody {first} was stopped",))], at=1.0)
+    assert found.record(2.0).suspects == {}
+    found.suspect("m1")
+    assert found.suspicion("m1") != first
+
+
+def test_suspicion_that_the_record_does_not_carry_is_reported_until_it_does() -> None:
+    """A coordinator may be slow to listen."""
+    found = session()
+    learn(found, [migration()], at=0.0)
+    found.suspect("m1")
+    learn(found, [migration(epoch=2)], at=1.0)
+    assert "m1" in found.record(2.0).suspects
+
+
+def test_lapse_during_a_call_that_is_not_journalled_makes_the_migration_suspect() -> None:
+    """The call may have written, on the source alone, what no journal has noted."""
+    found = session()
+    learn(found, [], at=0.0)
+    found.view.enter(1.0)
+    learn(found, [migration()], at=LEASE_S + 1)
+    assert "m1" in found.suspects
+
+
+def test_lapse_without_a_call_makes_nothing_suspect() -> None:
+    """A process that was asleep has written nothing."""
+    found = session()
+    learn(found, [], at=0.0)
+    learn(found, [migration()], at=LEASE_S + 1)
+    assert found.suspects == {}
+
+
+def test_record_that_vanished_is_missed_only_if_it_decides_where_writes_belong() -> None:
+    """An aborted migration may be forgotten; one that has moved the truth may not."""
+    found = session()
+    learn(found, [migration(Phase.ABORTED)], at=0.0)
+    assert found.lost([]) is None
+    learn(found, [migration(Phase.FINISHED, epoch=2)], at=1.0)
+    assert found.lost([]) is not None
+    assert found.lost([migration(Phase.CLEANED, epoch=3)]) is None
+
+
+def test_client_can_account_for_everything_when_nothing_is_open() -> None:
+    """Then, and only then, it may leave without a trace."""
+    found = session()
+    learn(found, [migration()], at=0.0)
+    assert found.accounted_for()
+    found.view.enter(1.0)
+    assert not found.accounted_for()
+    found.view.leave()
+    found.journal(migration()).begin([1])
+    assert not found.accounted_for()

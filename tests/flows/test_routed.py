@@ -1,0 +1,148 @@
+"""Tests of a call's way from its admission to its answer."""
+
+from typing import Any
+
+import pytest
+from playing import MIGRATION, Play, session
+
+from qferry.errors import LeaseLost, NotAllowed, Unreachable
+from qferry.flows.effects import Call, Request
+from qferry.flows.routed import guarded, on_truth, read
+from qferry.protocol.phases import Phase
+from qferry.protocol.records import Migration
+from qferry.protocol.session import Session
+
+
+def phase(value: Phase, **changes: Any) -> Migration:
+    """Return the migration in a phase."""
+    return MIGRATION.with_changes({"phase": value, "epoch": 2, **changes})
+
+
+def answered(effect: Request | Call) -> str:
+    """Answer a call with the collection it went to."""
+    return effect.collection if isinstance(effect, Call) else ""
+
+
+@pytest.mark.parametrize(
+    ("value", "percent", "side"),
+    [
+        (Phase.STARTING, 0, "a"),
+        (Phase.COPIED, 0, "a"),
+        (Phase.SWITCHED, 50, "a"),
+        (Phase.SWITCHED, 51, "b"),
+        (Phase.SWITCHED, 100, "b"),
+        (Phase.FINISHING, 100, "b"),
+        (Phase.FINISHED, 100, "b"),
+        (Phase.CLEANED, 100, "b"),
+        (Phase.ABORTING, 0, "a"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_read_goes_to_the_side_of_its_moment(value: Phase, percent: int, side: str, name: str) -> None:
+    """Whatever name it was made with; the dice show 50."""
+    play, found = Play(answered), session(phase(value, read_percent=percent))
+    assert play.run(read(found, "count", name, {})) == side
+
+
+def test_read_of_another_collection_is_left_alone() -> None:
+    """It goes where it says."""
+    assert Play(answered).run(read(session(), "count", "c", {})) == "c"
+
+
+def test_read_falls_back_to_the_source_while_it_is_truth() -> None:
+    """Whatever ails the target."""
+    play = Play(lambda effect: RuntimeError("no") if answered(effect) == "b" else "from a")
+    assert play.run(read(session(phase(Phase.SWITCHED, read_percent=100)), "count", "a", {})) == "from a"
+
+
+def test_read_does_not_fall_back_to_a_source_that_is_no_longer_truth() -> None:
+    """An old answer is worse than an error."""
+    play = Play(lambda effect: RuntimeError("no") if answered(effect) == "b" else "from a")
+    with pytest.raises(RuntimeError, match="no"):
+        play.run(read(session(phase(Phase.FINISHED)), "count", "a", {}))
+
+
+def lapsing(found: Session, *, to: Migration | None) -> Play:
+    """Let the lease run out during the first call, and the renewal after it bring `to`."""
+
+    def answer(effect: Request | Call) -> str:
+        if len(play.sent) == 1:
+            found.lease_until = 0.0
+        return answered(effect)
+
+    def fresh() -> None:
+        if to is not None:
+            found.adopt([to], sent_at=play.now, now=play.now)
+        else:
+            found.lease_until = 1000.0
+
+    play = Play(answer, fresh)
+    return play
+
+
+def test_call_that_outlived_its_lease_is_repeated_when_the_routing_has_changed() -> None:
+    """A process may be stopped for an hour between its check and its send."""
+    found = session(phase(Phase.SWITCHED, read_percent=0))
+    play = lapsing(found, to=phase(Phase.FINISHED, epoch=3))
+    assert play.run(read(found, "count", "a", {})) == "b"
+    assert play.told == ["count a", "count b"]
+    assert found.view.active == 0
+
+
+def test_call_that_outlived_its_lease_counts_when_the_routing_is_the_same() -> None:
+    """A new epoch alone does not make an answer wrong."""
+    found = session(phase(Phase.COPYING))
+    play = lapsing(found, to=phase(Phase.COPIED, epoch=3))
+    assert play.run(read(found, "count", "a", {})) == "a"
+    assert play.told == ["count a"]
+
+
+def test_error_of_a_call_that_outlived_its_lease_is_not_believed() -> None:
+    """Its collection may be gone because the migration went on without it."""
+    found = session(phase(Phase.SWITCHED, read_percent=0))
+    play = lapsing(found, to=phase(Phase.CLEANED, epoch=3))
+    answer = play.answer
+    play.answer = lambda effect: (
+        answer(effect) if answered(effect) == "b" else (answer(effect), RuntimeError("gone"))[1]
+    )
+    assert play.run(read(found, "count", "a", {})) == "b"
+
+
+def test_lease_that_cannot_be_renewed_is_lost() -> None:
+    """Nothing is sent, and the hint says what to do."""
+
+    def fail() -> None:
+        raise Unreachable("no answer")
+
+    found = session()
+    found.lease_until = 0.0
+    play = Play(answered, fail)
+    with pytest.raises(LeaseLost) as lost:
+        play.run(read(found, "count", "a", {}))
+    assert lost.value.hint == "Retry when the server answers again."
+    assert isinstance(lost.value.__cause__, Unreachable)
+    assert play.sent == []
+
+
+@pytest.mark.parametrize("value", [p for p in Phase if p not in (Phase.PREPARING, Phase.ABORTED, Phase.CLEANED)])
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_guarded_call_is_refused_in_every_live_phase(value: Phase, name: str) -> None:
+    """A finished migration, too, still has its source in hand."""
+    play, found = Play(answered), session(phase(value))
+    with pytest.raises(NotAllowed, match=f"`delete_collection` is refused: `{name}` belongs") as refused:
+        play.run(guarded(found, "delete_collection", name, {}))
+    assert value.value in refused.value.message
+    assert play.sent == []
+
+
+def test_guarded_call_is_allowed_where_nothing_lives() -> None:
+    """On other collections, and on those of migrations that are over."""
+    for migration, name, where in ((MIGRATION, "c", "c"), (phase(Phase.ABORTED), "a", "a"), (None, "a", "a")):
+        assert Play(answered).run(guarded(session(migration), "delete_collection", name, {})) == where
+
+
+@pytest.mark.parametrize(("value", "side"), [(Phase.COPIED, "a"), (Phase.SWITCHED, "a"), (Phase.FINISHED, "b")])
+def test_call_that_concerns_the_collection_itself_goes_to_the_truth(value: Phase, side: str) -> None:
+    """A snapshot is of the side that holds everything, whatever the read share."""
+    found = session(phase(value, read_percent=100))
+    assert Play(answered).run(on_truth(found, "create_snapshot", "b", {})) == side
