@@ -133,6 +133,7 @@ def test_documents_recipe_runs_to_its_end_and_is_found_wanting(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_qferry_loses_nothing(
     fresh_qdrant: QdrantServer, screen: Console, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

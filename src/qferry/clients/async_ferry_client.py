@@ -71,6 +71,7 @@ class AsyncFerryClient(AsyncQdrantClient):
             fresh=lambda renew: client._fresh(renew=renew),  # noqa: SLF001  as above
         )
         self._beating: asyncio.Lock | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._uploader: FerryClient | None = None
         self._closed = False
@@ -93,8 +94,10 @@ class AsyncFerryClient(AsyncQdrantClient):
             return
         if self._closed:
             raise LeaseLost("This client is closed.", hint="Make a new one.")
-        if self._beating is None:
-            self._beating = asyncio.Lock()
+        loop = asyncio.get_running_loop()
+        if self._beating is None or self._loop is not loop:
+            # A client may outlive its loop (one `asyncio.run` after another): lock and task belong to the present one.
+            self._loop, self._beating, self._task = loop, asyncio.Lock(), None
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(_beat_on(weakref.ref(self)), name="qferry-heartbeat")
         async with self._beating:

@@ -1,0 +1,67 @@
+"""Tests of a client's settings."""
+
+import pytest
+
+from qferry import FerryOptions, Misuse
+from qferry.protocol.records import HEARTBEAT_S, LEASE_S, Pins
+
+UNSET: dict[str, str] = {}
+
+
+def test_options_of_an_empty_environment_are_the_defaults() -> None:
+    """A process without any variable follows the migration."""
+    assert FerryOptions.from_environ(UNSET) == FerryOptions()
+    assert FerryOptions().pins == Pins(None, None)
+    assert FerryOptions().heartbeat_s == HEARTBEAT_S
+
+
+@pytest.mark.parametrize("text", ["true", "True", " TRUE ", "1", "yes", "on"])
+def test_flag_that_says_yes_is_true(text: str) -> None:
+    """In whatever way an environment file spells it."""
+    options = FerryOptions.from_environ(
+        {"ENABLE_DUAL_WRITE": text, "ENABLE_NEW_READS": text, "QFERRY_JOURNAL_BEFORE": text}
+    )
+    assert options.pins == Pins(dual_write=True, new_reads=True)
+    assert options.journal_before
+
+
+@pytest.mark.parametrize("text", ["false", "False", "0", "no", "off"])
+def test_flag_that_says_no_is_false(text: str) -> None:
+    """In whatever way an environment file spells it."""
+    options = FerryOptions.from_environ({"ENABLE_DUAL_WRITE": text, "ENABLE_NEW_READS": text})
+    assert options.pins == Pins(dual_write=False, new_reads=False)
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_flag_that_is_empty_is_unset(text: str) -> None:
+    """A variable that a template left empty says nothing."""
+    assert FerryOptions.from_environ({"ENABLE_DUAL_WRITE": text}).dual_write is None
+
+
+@pytest.mark.parametrize("name", ["ENABLE_DUAL_WRITE", "ENABLE_NEW_READS", "QFERRY_JOURNAL_BEFORE"])
+def test_flag_that_is_neither_is_refused(name: str) -> None:
+    """A slip must not be taken for a decision."""
+    with pytest.raises(Misuse) as refused:
+        FerryOptions.from_environ({name: "maybe"})
+    assert refused.value.message == f"{name}='maybe' is neither true nor false."
+    assert refused.value.hint == "Use `true`, `false`, or leave it unset."
+
+
+@pytest.mark.parametrize("seconds", [0, -1, LEASE_S / 2 + 0.1, float("nan"), float("inf")])
+def test_heartbeat_that_does_not_keep_the_lease_is_refused(seconds: float) -> None:
+    """Two of them must fit into a lease, so that one may be lost."""
+    with pytest.raises(Misuse, match=r"A heartbeat of .+ s does not keep a lease of 5\.0 s\.") as refused:
+        FerryOptions(heartbeat_s=seconds)
+    assert refused.value.hint == "Choose more than 0 and at most 2.5 seconds."
+
+
+def test_longest_heartbeat_that_keeps_the_lease_is_accepted() -> None:
+    """The limit itself is within it."""
+    assert FerryOptions(heartbeat_s=LEASE_S / 2).heartbeat_s == LEASE_S / 2
+
+
+def test_key_of_the_target_is_not_shown() -> None:
+    """Settings are logged; keys are not."""
+    options = FerryOptions.from_environ({"QFERRY_TARGET_API_KEY": "secret"})
+    assert options.target_api_key == "secret"
+    assert "secret" not in repr(options)

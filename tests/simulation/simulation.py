@@ -1,0 +1,150 @@
+"""One run: build the world of a scenario, let it happen, and judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from unittest.mock import patch
+
+from qferry.control import records
+from qferry.flows import heartbeat, settle, verify, write
+from qferry.protocol.phases import Phase
+from qferry.protocol.records import CONTROL_COLLECTION
+
+from .application import SOURCE, TARGET, Application
+from .calls import VECTORS
+from .checker import Judgement, Seal, Violation
+from .fake_qdrant import FakeQdrant
+from .network import DEFERRED_S, LATE_S, Network
+from .operators import Operator
+from .possible_states import State, as_state
+from .scenario import CALM_AT_S, Scenario
+from .world import World
+
+END_S = 400.0
+_CONFIG = {"vectors": {name: {"size": 1, "distance": "Dot"} for name in VECTORS}}
+
+
+@dataclass
+class Result:
+    """How a run came out."""
+
+    scenario: Scenario
+    violations: list[Violation]
+    world: World
+    operator: Operator
+    calls: int
+    exempted: int
+    gave_up: int
+
+
+@contextmanager
+def small_pages() -> Iterator[None]:
+    """Make every page so small that a few points have several, which can then interleave."""
+    with (
+        patch.object(settle, "CHECK_POINTS", 2),
+        patch.object(verify, "PAGE_POINTS", 2),
+        patch.object(write, "RESOLVE_POINTS", 2),
+        patch.object(heartbeat, "FLUSH_POINTS", 2),
+    ):
+        yield
+
+
+def simulate(scenario: Scenario) -> Result:
+    """Run a scenario to its end and judge it."""
+    network = Network(tuple(dict.fromkeys(("", scenario.target_url))), scenario.faults)
+    world = World(scenario.seed, network)
+    home = network.servers[""].qdrant
+    initial = _fill(home, scenario)
+    operator = Operator(
+        world,
+        scenario.goals,
+        scenario.coordinator_accidents,
+        scenario.target_url,
+        scenario.policy,
+        scenario.doubled,
+    )
+    application = Application(
+        world,
+        operator.phase,
+        DEFERRED_S + sum(incident.seconds for incident in scenario.incidents),
+        both_names=all(goal.what != "abort" for goal in scenario.goals),
+    )
+    history = _RecordHistory(network, operator, application)
+    network.record_changed = history.look
+    for client in scenario.clients:
+        application.start(client)
+    for incident in scenario.incidents:
+        happen = network.crash if incident.what == "crash" else network.stop
+        world.after(incident.at, lambda i=incident, do=happen: do(i.server, i.seconds))
+    world.after(CALM_AT_S, lambda: setattr(network, "calm", True))
+    world.after(world.random.uniform(0, 3), operator.look)
+
+    with small_pages():
+        ended = world.run_until(lambda: not application.open and operator.done, END_S)
+        world.end(within=LATE_S + 5)
+    judgement = Judgement(initial, application.calls, TARGET, _times(network, "repaired"), _times(network, "settled"))
+    if not ended:
+        why = f"goals left {operator.goals}, running {[*operator.running, *sorted(application.open)]}: "
+        why += "; ".join(operator.problems[-2:]) or "no reason given"
+        violations = [Violation("every command comes to its end", None, world.now, why)]
+    else:
+        violations = judgement.violations(*_surviving(network, operator), history.seal)
+    return Result(scenario, violations, world, operator, len(application.calls), judgement.exempted, judgement.gave_up)
+
+
+def _fill(home: FakeQdrant, scenario: Scenario) -> dict[int, State]:
+    home.request("PUT", f"/collections/{SOURCE}", _CONFIG, {})
+    initial = {i: ({"v": i, "g": i % 2}, {name: [float(i)] for name in VECTORS}) for i in scenario.present}
+    for point_id, (payload, vectors) in initial.items():
+        home.collection(SOURCE).put(point_id, payload, vectors)
+    if scenario.settled:
+        home.request("PUT", f"/collections/{CONTROL_COLLECTION}", {"vectors": {}}, {})
+        home.collection(CONTROL_COLLECTION).put(records.SETTLED_ID, {"kind": "settled"}, {})
+    return {point_id: as_state(*content) for point_id, content in initial.items()}
+
+
+def _surviving(network: Network, operator: Operator) -> tuple[dict[int, State], str]:
+    migration = operator.migration()
+    over = migration is not None and migration.phase in (Phase.FINISHED, Phase.CLEANED)
+    server, name = (operator.target_url, TARGET) if over else ("", SOURCE)
+    return _content(network, server, name), name
+
+
+def _content(network: Network, server: str, name: str) -> dict[int, State]:
+    points = network.servers[server].qdrant.collection(name).points
+    return {int(point_id): as_state(*content) for point_id, content in points.items()}
+
+
+class _RecordHistory:
+    """Watches the migration's record: wakes the calls that wait for a phase, and looks at both sides at the finish."""
+
+    def __init__(self, network: Network, operator: Operator, application: Application) -> None:
+        self.seal: Seal | None = None
+        self._network = network
+        self._operator = operator
+        self._application = application
+        self._epoch = 0
+        self._epoch_began = 0.0
+
+    def look(self) -> None:
+        """See what has changed."""
+        self._application.look_at_phase()
+        migration = self._operator.migration()
+        if migration is None or migration.epoch == self._epoch:
+            return
+        if migration.phase is Phase.FINISHING:
+            source = _content(self._network, "", SOURCE)
+            target = _content(self._network, migration.target_url, TARGET)
+            self.seal = Seal(self._network.world.now, self._epoch_began, source, target)
+        self._epoch, self._epoch_began = migration.epoch, self._network.world.now
+
+
+def _times(network: Network, what: str) -> dict[int, list[float]]:
+    """When each point was `repaired` by a coordinator, or `settled`."""
+    times: dict[int, list[float]] = {}
+    for when, happened, ids in network.mended:
+        for point_id in ids if happened == what else ():
+            times.setdefault(point_id, []).append(when)
+    return times
