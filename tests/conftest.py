@@ -1,6 +1,7 @@
 """Fixtures for tests against a real Qdrant: a shared server, one of the test's own, and fresh names."""
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,6 +10,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from qferry.server import QdrantServer
+
+# A shell's background job ignores Ctrl-C, and so would every process the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
