@@ -2,8 +2,8 @@
 The HTTP requests qferry makes on its own account, one function each.
 
 Bodies and answers are plain JSON, so that what this version does not know (a new index parameter, a payload of any
-kind) passes through unchanged.  Source: Qdrant REST API, servers 1.12 to 1.16; the shapes are held against a real
-server by tests/test_wire.py.
+kind) passes through unchanged.  Source: Qdrant REST API, servers 1.14 to 1.16; the shapes are held against a real
+server by tests/simulation/test_conformance.py.
 """
 
 from __future__ import annotations

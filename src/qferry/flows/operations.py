@@ -192,8 +192,8 @@ def tolerant(operation: Operation, present: frozenset[PointId]) -> Operation | N
     A partial update that names a missing id answers 404 after changing others; selected by filter it just passes
     over what is not there.  Vectors can only be updated by name, so there the ids that are present are kept.
 
-    Source: Qdrant 1.12 to 1.16, `shard/src/update/{payload,vectors}.rs`; held against a server by
-    tests/test_partial_updates.py.
+    Source: Qdrant 1.16.3, `shard/src/update/{payload,vectors}.rs`; held against a server by
+    tests/simulation/test_conformance.py.
     """
     name, body = _body(operation)
     if name in ("upsert", "delete") or filter_of(operation) is not None:
