@@ -23,6 +23,7 @@ from qferry.control import records, wire
 from qferry.drivers.blocking import BlockingDriver
 from qferry.errors import FerryError, Refused, Rejected
 from qferry.flows import configuration, lifecycle
+from qferry.flows.cluster import on_cluster
 from qferry.flows.coordinator import Coordinator, claim
 from qferry.flows.copy import PAGE_POINTS_MAX, copy
 from qferry.flows.effects import Flow, Json, Report, Today
@@ -31,7 +32,7 @@ from qferry.flows.verify import Verification
 from qferry.flows.verify import verify as verify_flow
 from qferry.flows.write import RESOLVE_POINTS
 from qferry.naming import CollectionNaming, Proposal, check_collection_name
-from qferry.protocol.phases import ENDED, Phase, out_of_order
+from qferry.protocol.phases import ENDED, JOURNALLED, Phase, out_of_order
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, WritePolicy, Writer
 
 T = TypeVar("T")
@@ -40,6 +41,8 @@ Reporter = Callable[[Report], None]
 # Before 1.14 a scroll under load may lose points (qdrant#6289), and every check rests on scrolls; tests run on 1.16.3.
 OLDEST_SERVER = (1, 14)
 DEFAULT_SAFETY_DAYS = 30.0
+# How many copies of a point a target on a cluster may have (docs/adr/0009).
+COPIES = (1, 2)
 # The largest pages and conditions of the protocol, by the name of the limit that may forbid them.
 STRICT_MODE_NEEDS = {
     "max_query_limit": PAGE_POINTS_MAX,
@@ -216,7 +219,8 @@ def _plan(connection: Connection, asked_for: str, target: str, overrides: Mappin
     yield from _single_node(HOME)
     if other:
         yield from server_version(other)
-        yield from _single_node(other)
+        nodes = yield from _nodes(other)
+        _right_for_cluster(nodes, overrides)
     listed = (yield wire.aliases(HOME))["aliases"]
     source = next((a["collection_name"] for a in listed if a["alias_name"] == asked_for), asked_for)
     if source == target and not other:
@@ -269,13 +273,45 @@ def _plan(connection: Connection, asked_for: str, target: str, overrides: Mappin
     )
 
 
+def _nodes(server: str) -> Flow[int]:
+    """How many nodes a server has; one that knows nothing of clusters is one."""
+    return len((yield wire.cluster(server)).get("peers") or {}) or 1
+
+
 def _single_node(server: str) -> Flow[None]:
-    """Refuse a cluster: the guarantee has not been proven on one yet (docs/adr/0006)."""
-    peers = (yield wire.cluster(server)).get("peers") or {}
-    if len(peers) > 1:
+    """Refuse a source on a cluster (docs/adr/0009)."""
+    nodes = yield from _nodes(server)
+    if nodes > 1:
         raise Refused(
-            f"The server is a cluster of {len(peers)} nodes; this version of qferry is proven on single nodes only.",
-            hint="Nothing was changed.",
+            f"The source's server is a cluster of {nodes} nodes. Records and journal live next to the source, and "
+            "while copies of them are restored no read is sure to show every record that was acknowledged.",
+            hint="A cluster can be the target only; nothing was changed.",
+        )
+
+
+def _right_for_cluster(nodes: int, overrides: Mapping[str, Any]) -> None:
+    """Refuse a target whose number of copies is not said on a cluster, or is more than can be told apart."""
+    copies = overrides.get("replication_factor")
+    if nodes == 1 and copies is not None:
+        raise Refused(
+            "The target's server is a single node, so replication_factor means nothing there.",
+            hint="Leave it out.",
+        )
+    if nodes > 1 and copies not in COPIES:
+        raise Refused(
+            f"The target's server is a cluster of {nodes} nodes, and each point can have one copy there or two; of "
+            "three, no read would show a point that a single copy has kept.",
+            hint="Say which with --set replication_factor=2; shard_number and write_consistency_factor may be set too.",
+        )
+
+
+def _still_as_planned(m: Migration) -> Flow[None]:
+    """Refuse to go on when a single node has become a cluster since, which nothing here would notice."""
+    yield from _single_node(HOME)
+    if m.target_url and not configuration.is_replicated(m.overrides) and (yield from _nodes(m.target_url)) > 1:
+        raise Refused(
+            "The target's server has become a cluster since the migration was planned for a single node.",
+            hint="Remove the other nodes, or abort and start again with --set replication_factor.",
         )
 
 
@@ -388,10 +424,14 @@ def _coordinate(
     *,
     at_once: bool = False,
 ) -> tuple[T, Migration]:
+    """Run `flow` as the coordinator; with `at_once`, the way back, it asks nothing of the target's nodes."""
     with connection.driver(report) as driver:
         migration = lifecycle.one_of(driver.run(records.migrations()), source)
         with _claimed(driver, migration, at_once=at_once) as co:
-            return driver.run(flow(co)), co.migration
+            if migration.phase in JOURNALLED and not at_once:
+                driver.run(_still_as_planned(migration))
+            on_target = not at_once and configuration.is_replicated(migration.overrides)
+            return driver.run(on_cluster(co, flow(co)) if on_target else flow(co)), co.migration
 
 
 def _done(migration: Migration, detail: str) -> Done:

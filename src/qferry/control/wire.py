@@ -9,6 +9,7 @@ server by tests/simulation/test_conformance.py.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from qferry.protocol.journal import PointId
 _WAIT = {"wait": "true"}
 
 
+@lru_cache(maxsize=256)
 def collection_path(name: str) -> str:
     """The path of a collection; every character of its name is quoted that could mean something in a URL."""
     return f"/collections/{quote(name, safe='')}"
@@ -86,6 +88,18 @@ def count(server: str, collection: str) -> Request:
     return Request(server, "count", "POST", f"{collection_path(collection)}/points/count", {"exact": True})
 
 
+def count_anywhere(server: str, collection: str, condition: Json = None) -> Request:
+    """
+    `{"count": n}`, exact; of a shard's two copies the one with more points counts.
+
+    `consistency=all` shows a point only if every copy has it, so one that a single copy has kept looks deleted.  Of two
+    counts "majority" takes the larger one (1.14 to 1.19: `collection/src/shards/resolve.rs`, `counts[len / 2]`).
+    """
+    body = {"exact": True} if condition is None else {"exact": True, "filter": condition}
+    path = f"{collection_path(collection)}/points/count"
+    return Request(server, "count", "POST", path, body, {"consistency": "majority"})
+
+
 def info(server: str, collection: str) -> Request:
     """Configuration, payload indexes and state of a collection."""
     return Request(server, "info", "GET", collection_path(collection))
@@ -147,6 +161,11 @@ def create_snapshot(server: str, collection: str) -> Request:
 def cluster(server: str) -> Request:
     """The server's peers; `{"status": "disabled"}` on a single node."""
     return Request(server, "cluster", "GET", "/cluster")
+
+
+def placement(server: str, collection: str) -> Request:
+    """Which nodes have which shards of a collection, and the state of each copy."""
+    return Request(server, "placement", "GET", f"{collection_path(collection)}/cluster")
 
 
 def points_in(condition_ids: Iterable[PointId]) -> Json:

@@ -15,6 +15,11 @@ _CREATED_AS = {"optimizer_config": "optimizers_config"}
 _FIXED = ("size", "distance", "datatype", "multivector_config")
 
 
+def is_replicated(overrides: Mapping[str, Any]) -> bool:
+    """Whether a target made with `overrides` is on a cluster: there, and only there, `plan` wants copies counted."""
+    return "replication_factor" in overrides
+
+
 def to_create(info: Json, overrides: Mapping[str, Any]) -> Json:
     """
     The body that creates a collection configured like the one `info` describes, with `overrides` laid over it.
