@@ -42,6 +42,7 @@ def printed(picture: RenderableType) -> str:
         (migration(Phase.COPIED, suspicions=("a writer vanished",)), "● copied", "--repair"),
         (migration(Phase.SWITCHED, read_percent=10, verified=EVIDENCE), "● switched 10 %", "--percent 100"),
         (migration(Phase.SWITCHED, read_percent=100, verified=EVIDENCE), "● switched 100 %", "qferry finish"),
+        (migration(Phase.SWITCHED, read_percent=50, reads_held=True), "● switched 50 %, reads held", "--percent 50"),
         (migration(Phase.FINISHING), "✓ switched → ● finishing → cleaned", "past the point of no return"),
         (migration(Phase.FINISHED, cleanup_after="2026-02-04"), "● finished → cleaned", "not before 2026-02-04"),
         (migration(Phase.CLEANED), "✓ finished → ● cleaned", "it is complete"),

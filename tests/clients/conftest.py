@@ -10,7 +10,7 @@ from staging import DIMENSIONS, FAST, Caller, Migrating, Opener, Pairing, point
 
 from qferry import FerryClient, FerryOptions
 from qferry.commands import Connection
-from qferry.flows import lifecycle, verify
+from qferry.flows import verify
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Flow
 
@@ -92,7 +92,7 @@ def nobody_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     def at_once(_: Coordinator) -> Flow[None]:
         yield from ()
 
-    monkeypatch.setattr(lifecycle, "_outlast_observers", at_once)
+    monkeypatch.setattr(Coordinator, "outlast_observers", at_once)
     monkeypatch.setattr(verify, "_let_land", at_once)
 
 

@@ -7,7 +7,7 @@ from playing import MIGRATION, Play, session
 
 from qferry.errors import LeaseLost, NotAllowed, Unreachable
 from qferry.flows.effects import Call, Request
-from qferry.flows.routed import guarded, on_truth, read
+from qferry.flows.routed import REPEATS_MAX, guarded, on_truth, one_sided, read, routed
 from qferry.protocol.phases import Phase
 from qferry.protocol.records import Migration
 from qferry.protocol.session import Session
@@ -89,12 +89,38 @@ def test_call_that_outlived_its_lease_is_repeated_when_the_routing_has_changed()
     assert found.view.active == 0
 
 
-def test_call_that_outlived_its_lease_counts_when_the_routing_is_the_same() -> None:
+def test_call_that_outlived_its_lease_counts_when_one_side_is_written_and_the_routing_is_the_same() -> None:
     """A new epoch alone does not make an answer wrong."""
-    found = session(phase(Phase.COPYING))
-    play = lapsing(found, to=phase(Phase.COPIED, epoch=3))
-    assert play.run(read(found, "count", "a", {})) == "a"
-    assert play.told == ["count a"]
+    found = session(phase(Phase.FINISHED))
+    play = lapsing(found, to=phase(Phase.FINISHED, epoch=3))
+    assert play.run(read(found, "count", "a", {})) == "b"
+    assert play.told == ["count b"]
+
+
+def test_dual_call_that_outlived_its_lease_is_repeated_on_the_same_routing() -> None:
+    """
+    The coordinator has given the process up, and may have repaired between its write to one side and to the other.
+
+    A delete reaches the target, the process is stopped, the coordinator finds the point on the source alone and brings
+    it back, the delete reaches the source: acknowledged, and readers of the target still see the point.
+    """
+    found = session(phase(Phase.SWITCHED))
+    play = lapsing(found, to=phase(Phase.SWITCHED, epoch=3))
+    play.run(routed(found, "a", lambda view, _: one_sided(view, Call("", "delete", "a", (), {}))))
+    assert play.told == ["delete a", "delete a"]
+
+
+def test_call_that_outlives_every_lease_is_not_repeated_for_ever() -> None:
+    """Heartbeats that take longer than a lease: each repeat would add to the load that makes them slow."""
+    found = session(phase(Phase.SWITCHED))
+
+    def answer(_: Request | Call) -> None:
+        found.lease_until = 0.0
+
+    play = Play(answer, lambda: found.adopt([phase(Phase.SWITCHED)], sent_at=play.now, now=play.now))
+    with pytest.raises(LeaseLost, match="took longer than its lease"):
+        play.run(routed(found, "a", lambda view, _: one_sided(view, Call("", "delete", "a", (), {}))))
+    assert len(play.sent) == 1 + REPEATS_MAX
 
 
 def test_error_of_a_call_that_outlived_its_lease_is_not_believed() -> None:

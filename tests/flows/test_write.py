@@ -11,7 +11,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from qferry.errors import LeaseLost, TargetWriteFailed, Unreachable
 from qferry.flows.effects import Call, Request
-from qferry.flows.write import RESOLVE_POINTS, configure, write
+from qferry.flows.write import RESOLVE_POINTS, configure, upload, write
 from qferry.protocol.phases import Phase
 from qferry.protocol.records import Migration, Pins, WritePolicy
 from qferry.protocol.session import Session
@@ -173,7 +173,7 @@ def test_partial_update_that_the_source_misses_raises_the_source_s_error() -> No
     assert len(play.sent) == 2
 
 
-def test_filter_is_resolved_on_the_source_and_sent_to_both_with_its_ids() -> None:
+def test_filter_is_resolved_and_sent_to_both_with_its_ids() -> None:
     """Both sides then touch the same set, in chunks of bounded size."""
     ids = list(range(RESOLVE_POINTS + 5))
 
@@ -195,9 +195,52 @@ def test_filter_is_resolved_on_the_source_and_sent_to_both_with_its_ids() -> Non
     assert held(found) == set(ids)
 
 
-def test_filter_while_writers_take_up_dual_writes_waits_for_what_was_only_acknowledged() -> None:
-    """A barrier lets writes with `wait=false` land before the filter looks."""
-    play, found = Play(sides()), session(phase(Phase.STARTING))
+def on_side(name: str, found: list[int] | Exception) -> Callable[[Request | Call], Any]:
+    """Answer a filter's scroll on one side with ids or an error; the other side matches nothing."""
+
+    def answer(effect: Request | Call) -> Any:
+        if not isinstance(effect, Request) or f"/{name}/" not in effect.path:
+            return sides()(effect)
+        if isinstance(found, Exception):
+            return found
+        return {"points": [{"id": i} for i in found], "next_page_offset": None}
+
+    return answer
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("value", [Phase.SWITCHED, Phase.FINISHING])
+def test_point_that_overlapping_writes_left_different_does_not_escape_a_filter(name: str, value: Phase) -> None:
+    """
+    Two processes upsert point 1 at once, with g=1 and g=2, and each side keeps another one as the last.
+
+    `delete where g=1` then has to reach the side that shows g=1, whichever it is: after the last repair nobody would
+    look at the point again.
+    """
+    play, found = Play(on_side(name, [1])), session(phase(value))
+    play.run(write(found, "delete", "a", {"points_selector": FILTER}))
+    batches = [effect for effect in play.sent if isinstance(effect, Call)]
+    assert {b.collection for b in batches} == {"a", "b"}
+    assert all(b.kwargs["update_operations"][0].delete.filter.must[1].has_id == [1] for b in batches)
+    assert held(found) == {1}
+
+
+def test_filter_that_the_target_cannot_answer_is_not_written_where_both_must_have_it() -> None:
+    """Nothing is sent; under `source_first`, before readers see the target, a sick target stops nobody."""
+    sick = on_side("b", Unreachable("no answer"))
+    play, found = Play(sick), session()
+    with pytest.raises(TargetWriteFailed, match="Nothing was written"):
+        play.run(write(found, "delete", "a", {"points_selector": FILTER}))
+    assert play.told == ["scroll", "scroll"]
+    play, found = Play(sick), session(MIGRATION.with_changes({"policy": WritePolicy.SOURCE_FIRST}))
+    play.run(write(found, "delete", "a", {"points_selector": FILTER}))
+    assert play.told[2:] == ["batch_update_points a", "batch_update_points b"]
+
+
+@pytest.mark.parametrize("value", [Phase.STARTING, Phase.FINISHING])
+def test_filter_while_others_write_to_one_side_waits_for_what_was_only_acknowledged(value: Phase) -> None:
+    """A barrier lets their writes with `wait=false` land before the filter looks."""
+    play, found = Play(sides()), session(phase(value))
     play.run(write(found, "delete", "a", {"points_selector": FILTER}))
     assert play.told[:2] == ["delete", "scroll"]
     play, found = Play(sides()), session()
@@ -215,12 +258,34 @@ def test_pinned_process_writes_to_the_source_alone_and_keeps_a_journal() -> None
 
 def test_one_sided_write_is_the_caller_s_own_call() -> None:
     """Without a migration, and after one, nothing about the call is changed."""
-    for migration, name in ((None, "a"), (phase(Phase.FINISHED), "b"), (phase(Phase.ABORTING), "a")):
+    for migration, name in ((None, "a"), (phase(Phase.FINISHED), "b"), (phase(Phase.ABORTED), "a")):
         play, found = Play(), session(migration)
         play.run(write(found, "upsert", "a", {**UPSERT, "wait": False}))
         (call,) = play.sent
         assert call == Call("", "upsert", name, (), {**UPSERT, "wait": False})
         assert found.journals == {}
+
+
+@pytest.mark.parametrize("method", ["upsert", "upload_points"])
+def test_write_that_leaves_dual_writes_is_waited_for(method: str) -> None:
+    """Others may still be dual: their filters must meet what this one has been told is written."""
+    play, found = Play(), session(phase(Phase.ABORTING))
+    if method == "upsert":
+        play.run(write(found, method, "a", {**UPSERT, "wait": False}))
+    else:
+        play.run(upload(found, "a", [POINT], {"wait": False}))
+    (call,) = play.sent
+    assert isinstance(call, Call)
+    assert call.kwargs["wait"] is True
+
+
+@pytest.mark.parametrize("value", [Phase.COPIED, Phase.SWITCHED])
+def test_refusal_is_no_verdict_while_readers_see_a_target_that_may_still_carry_it_out(value: Phase) -> None:
+    """The source refuses, the target's answer is lost: told "not found", the caller would see the write later."""
+    play, found = Play(sides(source=MISSING, target=SILENT)), session(phase(value))
+    with pytest.raises(UnexpectedResponse if value is Phase.COPIED else TargetWriteFailed):
+        play.run(write(found, "set_payload", "a", {"payload": {}, "points": [1]}))
+    assert held(found) == {1}
 
 
 def test_one_sided_write_without_an_answer_keeps_its_epoch_unacknowledged() -> None:
@@ -253,6 +318,35 @@ def test_batch_returns_one_result_per_operation() -> None:
     assert len(told) == 4
     batches = [len(e.kwargs["update_operations"]) for e in play.sent if isinstance(e, Call) and e.collection == "a"]
     assert batches == [2, 1, 1]
+
+
+def test_batch_that_outlived_its_lease_is_repeated_on_what_its_filters_matched_the_first_time() -> None:
+    """`delete where g=1`, then `set g=1 where g=2`: the second time the delete must not meet what the batch has set."""
+    matched = {1: [10], 2: [20]}
+
+    def answer(effect: Request | Call) -> Any:
+        if isinstance(effect, Request):
+            conditions = effect.body["filter"]["must"]
+            wanted = (conditions[0]["must"][0] if "must" in conditions[0] else conditions[0])["match"]["value"]
+            return {"points": [{"id": i} for i in matched[wanted]], "next_page_offset": None}
+        if effect.collection == "b" and play.told.count("batch_update_points b") == 2:
+            matched.update({1: [20], 2: []})
+            found.lease_until = 0.0
+        return sides()(effect)
+
+    def fresh() -> None:
+        found.adopt([MIGRATION], sent_at=play.now, now=play.now)
+
+    by_two = models.Filter(must=[models.FieldCondition(key="g", match=models.MatchValue(value=2))])
+    operations = [
+        models.DeleteOperation(delete=models.FilterSelector(filter=FILTER)),
+        models.SetPayloadOperation(set_payload=models.SetPayload(payload={"g": 1}, filter=by_two)),
+    ]
+    found = session()
+    play = Play(answer, fresh)
+    play.run(write(found, "batch_update_points", "a", {"update_operations": operations}))
+    scrolls = [e.body["filter"]["must"] for e in play.sent if isinstance(e, Request)]
+    assert [[c.get("has_id") for c in must[1:]] for must in scrolls] == [[]] * 4 + [[[10]]] * 2 + [[[20]]] * 2
 
 
 @pytest.mark.parametrize("call", [("upsert", {"points": []}), ("batch_update_points", {"update_operations": []})])

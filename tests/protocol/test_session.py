@@ -52,6 +52,15 @@ def test_dual_write_pinned_on_states_the_default(pin: bool | None) -> None:
     assert Route.of(migration(Phase.ABORTING), Pins(dual_write=pin)).writes is Routing.SOURCE_ONLY
 
 
+@pytest.mark.parametrize("pin", [None, True])
+def test_held_reads_stay_on_the_source(pin: bool | None) -> None:
+    """While points of the target are repaired nobody sees it, whatever the share and the pin."""
+    held = migration(Phase.SWITCHED, read_percent=100).with_changes({"reads_held": True})
+    assert Route.of(held, Pins(new_reads=pin)).read_percent == 0
+    sealed = held.with_changes({"phase": Phase.FINISHING})
+    assert Route.of(sealed, Pins(new_reads=pin)).read_percent == 100
+
+
 @pytest.mark.parametrize(
     ("phase", "pin", "percent"),
     [

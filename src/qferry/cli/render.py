@@ -198,7 +198,7 @@ def phases(m: Migration) -> Text:
     if m.phase is Phase.COPYING:
         names[present] = f"dual, copying {m.copied_points:,} of {m.expected_points:,}"
     elif m.phase is Phase.SWITCHED:
-        names[present] = f"switched {m.read_percent} %"
+        names[present] = f"switched {m.read_percent} %" + (", reads held" if m.reads_held else "")
     elif m.phase in (Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING, Phase.FINISHING):
         names[present] = m.phase.value
     line = Text()
@@ -216,7 +216,7 @@ def phases(m: Migration) -> Text:
 def _sides(found: Status) -> Table:
     m = found.migration
     truth = Side.TARGET if m.phase in TARGET_IS_TRUTH else Side.SOURCE
-    reads = m.read_percent if truth is Side.SOURCE else ALL_READS
+    reads = (0 if m.reads_held else m.read_percent) if truth is Side.SOURCE else ALL_READS
     table = _table("side", "collection", "points", "status", "reads", "", numbers=("points", "reads"))
     for side, points, state, share in (
         (Side.SOURCE, found.source_points, "", ALL_READS - reads),

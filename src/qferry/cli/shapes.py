@@ -23,6 +23,7 @@ def status_data(status: Status) -> dict[str, Any]:
         "routing": m.routing.value,
         "truth": m.truth.value,
         "read_percent": m.read_percent,
+        "reads_held": m.reads_held,
         "epoch": m.epoch,
         "policy": m.policy.value,
         "copied_points": m.copied_points,
@@ -72,6 +73,11 @@ def next_step(m: Migration) -> str:
             return f"Run `qferry verify {source}`."
         case Phase.COPIED:
             return f"Run `qferry switch {source} --percent 10`, or more of the reads at once."
+        case Phase.SWITCHED if m.reads_held:
+            return (
+                f"Points are being repaired, and reads stay on the source meanwhile. If no command is at work, run "
+                f"`qferry switch {source} --percent {m.read_percent}`."
+            )
         case Phase.SWITCHED if m.read_percent < ALL_READS:
             return f"Run `qferry switch {source} --percent 100`, or `qferry rollback {source}`."
         case Phase.SWITCHED:

@@ -19,7 +19,7 @@ from qferry.control import records, wire
 from qferry.errors import Conflict, Refused, Rejected, Unreachable
 from qferry.flows.effects import Flow, Json, NewId, Now, Report, Request, Sleep, Today
 from qferry.protocol import phases
-from qferry.protocol.phases import JOURNALLED, Event
+from qferry.protocol.phases import JOURNALLED, Event, Phase
 from qferry.protocol.records import CLAIM_S, LEASE_MARGIN_S, LEASE_S, Migration, Writer, suspicion_name
 
 # How often a coordinator bumps its claim, and looks at what it waits for.
@@ -52,6 +52,8 @@ class Coordinator:
     fence: str = ""
     _beat_at: float = 0.0
     _beats: int = 0
+    _reads_are_held: bool = False
+    _owing: bool = False  # a write to the target may still be carried out behind the fence
     _last_moved: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def claim_gone(self) -> Conflict:
@@ -148,11 +150,56 @@ class Coordinator:
         old = yield from self._aliases(m.mend_prefix)
         yield wire.change_aliases(m.target_url, drop=old, create={m.mend: m.target})
 
+    def keep_mending(self) -> Flow[None]:
+        """Open mending if a `finish` that died has left it closed."""
+        if self.migration.phase is Phase.SWITCHED and not (yield from self._aliases(self.migration.mend_prefix)):
+            yield from self.open_mending()
+
     def close_mending(self) -> Flow[None]:
         """Let no writer begin to bring a point any more; those under way end before the next acknowledgement."""
         old = yield from self._aliases(self.migration.mend_prefix)
         if old:
             yield wire.change_aliases(self.migration.target_url, drop=old)
+
+    @property
+    def must_hold_reads(self) -> bool:
+        """Whether somebody may be reading the target: its share is switched, or was rolled back a moment ago."""
+        if self._reads_are_held:
+            return False
+        return self.migration.phase is Phase.SWITCHED or self.migration.reads_held
+
+    def hold_reads(self) -> Flow[None]:
+        """
+        Let readers see the source while points of the target are repaired.
+
+        A repair writes what it has read a moment before.  A write that is between its two sides just then is undone
+        on the target, and nobody looks at the point again before the write has ended and been flushed; its caller
+        has been told of success by then (docs/adr/0008).
+        """
+        epoch = self.migration.epoch
+        if not self.migration.reads_held:
+            epoch = yield from self.publish({"reads_held": True}, "reads held on the source: points differ")
+        yield from self.acknowledged(epoch)
+        yield from self.outlast_observers()
+        if self.migration.phase is Phase.COPIED:
+            yield from self.save({"reads_held": False})
+        self._reads_are_held = True
+
+    def give_reads_back(self) -> Flow[None]:
+        """Let readers see the target again."""
+        self._reads_are_held = False
+        yield from self.publish({"reads_held": False}, "reads given back to the target")
+
+    def outlast_observers(self) -> Flow[None]:
+        """
+        Wait for a lease.
+
+        A client whose key may only read is on no list; its reads follow its lease, and have taken up the latest epoch
+        when that has run out.
+        """
+        yield Report("lease", text="waiting for clients that may only read")
+        yield from self.stay()
+        yield Sleep(LEASE_S + LEASE_MARGIN_S)
 
     def drop_fence(self) -> Flow[None]:
         """Stop for good: no copy or repair through this fence can land any more."""
@@ -175,18 +222,18 @@ class Coordinator:
         Raises:
             Conflict: The fence is gone: another coordinator has taken over.
         """
+        self._owing = True  # also if this process is interrupted right here
         try:
             yield request
-        except Unreachable as error:
-            yield from self._fence_again(error)
-            return False
-        except Rejected as error:
-            if error.missing:
-                raise self.claim_gone() from error
-            if error.final:
+        except (Unreachable, Rejected) as error:
+            if isinstance(error, Rejected) and (error.missing or error.final):
+                self._owing = False
+                if error.missing:
+                    raise self.claim_gone() from error
                 raise
             yield from self._fence_again(error)
             return False
+        self._owing = False
         return True
 
     def _fence_again(self, error: Exception) -> Flow[None]:
@@ -202,6 +249,7 @@ class Coordinator:
                 yield Report("waiting", text=f"the target's server does not answer: {again.message}")
                 yield Sleep(1.0)
             else:
+                self._owing = False
                 return
 
     def acknowledged(self, epoch: int, *, seen: bool = False) -> Flow[list[Writer]]:
@@ -297,10 +345,16 @@ class Coordinator:
         return heard
 
     def release(self) -> Flow[None]:
-        """Give the claim back."""
-        if self.fence:
-            yield from self.drop_fence()
-        yield records.change_migration(self.migration.id, self.token, {"claim": "", "claim_by": ""})
+        """
+        Give the claim back, also if the target's server does not answer.
+
+        A fence behind which something may still be carried out is left standing: whoever finds it waits.
+        """
+        try:
+            if self.fence and not self._owing:
+                yield from self.drop_fence()
+        finally:
+            yield records.change_migration(self.migration.id, self.token, {"claim": "", "claim_by": ""})
 
 
 def claim(migration: Migration, who: str, *, ack_timeout_s: float = 60.0, at_once: bool = False) -> Flow[Coordinator]:

@@ -7,19 +7,18 @@ Each can be run again after its coordinator died at any point: it looks at the p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from qferry.control import records, wire
-from qferry.errors import DataMismatch, Refused, Rejected
+from qferry.errors import DataMismatch, FerryError, Refused, Rejected
 from qferry.flows import configuration
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Flow, Json, NewId, Now, Report, Sleep, Today
-from qferry.flows.settle import cycle, drain_well
+from qferry.flows.settle import CYCLES_MAX, cycle, drain_well, never_clean, show_target
 from qferry.protocol.phases import ENDED, Event, Phase, Side, out_of_order
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, LEASE_MARGIN_S, LEASE_S, Migration, WritePolicy, Writer
 
-# Journal cycles `finish` tries before it says that the application writes the same points from several processes.
-FINISH_CYCLES = 30
 ALL_READS = 100  # per cent
 
 
@@ -292,20 +291,24 @@ def switch(co: Coordinator, percent: int, *, green_timeout_s: float = 3600.0) ->
             raise Refused(f"{done.left} points keep differing.", hint="Run `qferry verify`, then try again.")
         yield from require_evidence(co)  # hearing the writers may have raised a suspicion
     yield from co.open_mending()
-    epoch = yield from co.move(
-        Event.READS_SWITCHED, f"reads {percent} % on the target", {"read_percent": percent}, percent=percent
-    )
+    # Readers see the target only after one more clean cycle: a write under way may have met the last repairs.
+    changes = {"read_percent": percent, "reads_held": opening or co.migration.reads_held}
+    epoch = yield from co.move(Event.READS_SWITCHED, f"reads {percent} % on the target", changes, percent=percent)
     yield from co.acknowledged(epoch)
     yield from drain_well(co)  # a writer that was kept from the target until a moment ago
+    if not (yield from show_target(co)):
+        yield from require_evidence(co)
+        raise never_clean("Reads stay on the source.")
 
 
 def rollback(co: Coordinator) -> Flow[None]:
     """
     Send every read to the source again.
 
-    The source has been truth all along, so this is only routing: done when new calls follow it.
+    The source has been truth all along, so this is only routing: done when new calls follow it.  Clients whose key may
+    only read follow a lease later; until then `reads_held` keeps repairs waiting.
     """
-    epoch = yield from co.move(Event.ROLLED_BACK, "reads back on the source", {"read_percent": 0})
+    epoch = yield from co.move(Event.ROLLED_BACK, "reads back on the source", {"read_percent": 0, "reads_held": True})
     yield from co.acknowledged(epoch, seen=True)
 
 
@@ -314,9 +317,12 @@ def soak(co: Coordinator, seconds: float) -> Flow[int]:
     began: float = yield Now()
     repaired = 0
     yield from co.fenced()
+    yield from co.keep_mending()
     while True:
         done = yield from drain_well(co)
         repaired += done.repaired
+        if not (yield from show_target(co)):
+            yield Report("held", text="reads stay on the source: the journal has no cycle without a difference yet")
         now: float = yield Now()
         yield Report("soak", int(now - began), int(seconds), f"{repaired:,} points repaired")
         if now - began >= seconds:
@@ -341,7 +347,7 @@ def finish(co: Coordinator, cleanup_after: str) -> Flow[None]:
         yield from _seal(co, cleanup_after)
     if co.migration.phase is Phase.FINISHING:
         yield from co.acknowledged(co.migration.epoch)
-        yield from _outlast_observers(co)
+        yield from co.outlast_observers()
         at: str = yield Today()
         yield from co.move(Event.SOURCE_RETIRED, "writers leave the source", {"finished_at": at})
     if co.migration.phase is not Phase.FINISHED:
@@ -364,12 +370,12 @@ def _seal(co: Coordinator, cleanup_after: str) -> Flow[None]:
                 f"{writer.describe()} is kept on the source by ENABLE_NEW_READS=false.",
                 hint="Restart it without the variable.",
             )
-    # What a writer was bringing when this was dropped has ended, and is journalled, when the first cycle begins.
-    yield from co.close_mending()
+    yield from co.outlast_observers()  # who may have read from the source until a moment ago
     try:
         yield from _clean_cycle(co)
-    except Refused:
-        yield from co.open_mending()
+    except FerryError:
+        with suppress(FerryError):  # what went wrong first is what the operator must hear of
+            yield from co.keep_mending()
         raise
     yield from co.drop_fence()
     yield from co.move(Event.SEALED, "point of no return: the target is truth", {"cleanup_after": cleanup_after})
@@ -377,23 +383,32 @@ def _seal(co: Coordinator, cleanup_after: str) -> Flow[None]:
 
 def _clean_cycle(co: Coordinator) -> Flow[None]:
     """
-    Find a journal cycle without a difference.
+    Find a journal cycle without a difference, and without a repair or a mending writer that could make one.
+
+    What is to be repaired is repaired before, with readers on the source if need be, and with the door open: a writer
+    that waits for a point holds up the acknowledgement that a cycle begins with.
 
     Raises:
-        Refused: There was none in `FINISH_CYCLES`, or the evidence is gone.
+        Refused: There was none, or the evidence is gone.
     """
-    for attempt in range(1, FINISH_CYCLES + 1):
-        yield Report("cycle", attempt, FINISH_CYCLES, "looking for a journal cycle without a difference")
+    for attempt in range(1, CYCLES_MAX + 1):
+        yield Report("cycle", attempt, CYCLES_MAX, "looking for a journal cycle without a difference")
+        yield from co.keep_mending()
         yield from drain_well(co)
-        done = yield from cycle(co, "journal cycle before finish")
+        held = co.migration.reads_held
+        shown = yield from show_target(co)
         yield from require_evidence(co)
-        if not done.repaired and not done.left:
+        if not shown:
+            break
+        if held:
+            yield from co.outlast_observers()
+        # What a writer was bringing when this is closed has ended, and is journalled, when the cycle begins.
+        yield from co.close_mending()
+        done = yield from cycle(co, "journal cycle before finish", mend=False)
+        yield from require_evidence(co)
+        if not done.left:
             return
-    raise Refused(
-        f"{FINISH_CYCLES} journal cycles in a row found differences: several processes keep writing the same "
-        "points at the same instant.",
-        hint="Run `qferry finish` again when they write less; reads and writes go on as they are.",
-    )
+    raise never_clean("Reads and writes go on as they are.")
 
 
 def _move_aliases(co: Coordinator) -> Flow[None]:
@@ -414,7 +429,7 @@ def abort(co: Coordinator) -> Flow[None]:
     if co.migration.phase is Phase.SWITCHED:
         yield from rollback(co)
     if co.migration.phase is Phase.COPIED:
-        yield from _outlast_observers(co)
+        yield from co.outlast_observers()
     if co.migration.phase is not Phase.ABORTING:
         yield from co.move(Event.ABANDONED, "abort: writes on the source alone", {"read_percent": 0})
     yield from co.acknowledged(co.migration.epoch)
@@ -424,18 +439,6 @@ def abort(co: Coordinator) -> Flow[None]:
         yield wire.delete_collection(m.target_url, m.target)
     yield from _dismantle(m)
     yield from co.move(Event.DISMANTLED, "aborted")
-
-
-def _outlast_observers(co: Coordinator) -> Flow[None]:
-    """
-    Wait for a lease.
-
-    A client whose key may only read is on no list; its reads follow its lease, and have taken up the latest epoch
-    when that has run out.
-    """
-    yield Report("lease", text="waiting for clients that may only read")
-    yield from co.stay()
-    yield Sleep(LEASE_S + LEASE_MARGIN_S)
 
 
 def carries_marker(m: Migration, side: Side) -> Flow[bool]:
@@ -480,7 +483,7 @@ def cleanup(co: Coordinator) -> Flow[Json]:
             hint="Run `qferry cleanup` after that; nothing was deleted.",
         )
     yield from co.roll_call("cleanup asked for")
-    yield from _outlast_observers(co)
+    yield from co.outlast_observers()
     listed = yield wire.aliases(HOME)
     aliases = [a["alias_name"] for a in listed["aliases"] if a["collection_name"] == m.source]
     foreign = [name for name in aliases if name != m.marker(Side.SOURCE)]

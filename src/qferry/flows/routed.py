@@ -20,6 +20,8 @@ from qferry.protocol.records import HOME
 from qferry.protocol.session import Route, Session, View
 
 T = TypeVar("T")
+# A call that outlives its lease so often has a server too slow for any answer to count.
+REPEATS_MAX = 3
 
 
 def routed(
@@ -28,7 +30,7 @@ def routed(
     attempt: Callable[[View, Route | None], Flow[T]],
     *,
     writes: bool = True,
-    repeatable: bool = True,
+    repeatable: Callable[[], bool] = lambda: True,
 ) -> Flow[T]:
     """
     Carry out `attempt` on the route for `collection`, again if the lease ran out meanwhile and the route has changed.
@@ -41,14 +43,15 @@ def routed(
         collection: The name the call was made with.
         attempt: The call, on a route.
         writes: Whether it writes anything.
-        repeatable: False for several operations of which one is chosen by a filter: the second time it might match
-            what the others did the first time.
+        repeatable: Whether it may be carried out again; False once several operations have been sent of which one is
+            chosen by a filter that might match, the second time, what the others did the first time.
 
     Raises:
         LeaseLost: The routing could not be renewed and nothing was sent on old routing, or the call was overtaken by
             a change of routing and cannot be repeated.
     """
     session.calls += 1
+    repeats = 0
     while True:
         now: float = yield Now()
         if not session.valid(now):
@@ -67,30 +70,32 @@ def routed(
             failed = error
         finally:
             view.leave()
-        if (yield from confirmed(session, view, term, collection)):
+        if (yield from confirmed(session, view, term, collection, writes=writes)):
             if failed is not None:
                 raise failed
             return result
-        if not repeatable:
+        repeats += 1
+        if not repeatable() or repeats > REPEATS_MAX:
             raise failed or overtaken()
 
 
 def overtaken() -> LeaseLost:
-    """The error of a call that ended on routing of the past and cannot be repeated."""
+    """The error of a call that outlived its lease and cannot be repeated."""
     return LeaseLost(
-        "The process was stopped in the middle of this call, and the routing has changed meanwhile; operations chosen "
-        "by a filter cannot be carried out a second time together with others.",
+        "This call took longer than its lease (its process was stopped, or a server slow), and cannot be carried out "
+        "again.",
         hint="Check what the call did, then repeat what is missing.",
     )
 
 
-def confirmed(session: Session, view: View, term: int, collection: str) -> Flow[bool]:
+def confirmed(session: Session, view: View, term: int, collection: str, *, writes: bool = True) -> Flow[bool]:
     """
     Whether the outcome of a call that acted on `view` may be given to the caller.
 
     It may if the lease has held throughout (`term` is the one in which the call began: a heartbeat may have renewed a
-    lapsed lease before the call itself woke up), or if the routing is still the same.  Otherwise the call has to be
-    carried out again.
+    lapsed lease before the call itself woke up), or if one side is written and the routing is still the same.
+    Otherwise the call has to be carried out again.  So it is in dual writes even on the same routing: the coordinator
+    has given this process up meanwhile, and may have repaired between the writes to the one side and to the other.
     """
     now: float = yield Now()
     if session.holds(term, now):
@@ -101,9 +106,10 @@ def confirmed(session: Session, view: View, term: int, collection: str) -> Flow[
         view.doubts.append(Doubt([HOME]))  # it was carried out, but on routing that nobody can vouch for
         raise
     before, after = view.routes.get(collection), session.route(collection)
-    if _alike(before, after):
+    dual = before is not None and before.writes is Routing.DUAL
+    if _alike(before, after) and not (dual and writes):
         return True
-    if after is not None and (before is None or before.writes is not Routing.DUAL):
+    if after is not None and not dual:
         # What the call touched is in no journal.  Named ids are journalled by the second attempt; points chosen by
         # a filter may no longer match it, so only a full check can speak for them.
         session.suspect(after.migration.id)

@@ -17,6 +17,7 @@ import orjson
 
 from qferry.control import wire
 from qferry.errors import Refused
+from qferry.flows.configuration import is_replicated
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Flow, Json, Report, Sleep, Together
 from qferry.protocol.journal import PointId
@@ -28,6 +29,8 @@ CHECK_POINTS = 256
 SECOND_LOOK_S = 0.05
 # A point that still differs after so many repairs is being written all the time; its entry stays for the next cycle.
 REPAIR_ROUNDS = 5
+# After so many journal cycles that found something to repair, the command gives up and says so.
+CYCLES_MAX = 30
 
 _MAY_SETTLE = frozenset({Phase.COPIED, Phase.SWITCHED})
 
@@ -44,8 +47,14 @@ class Settled:
         return Settled(self.checked + other.checked, self.repaired + other.repaired, self.left + other.left)
 
 
-def content(point: Json) -> bytes:
-    """A point's payload and vectors as bytes that are equal exactly when the data is: 1 is not 1.0, 0.0 not -0.0."""
+def content(point: Json | None) -> bytes:
+    """
+    A point's payload and vectors as bytes that are equal exactly when the data is: 1 is not 1.0, 0.0 not -0.0.
+
+    Empty for a point that is not there.
+    """
+    if point is None:
+        return b""
     return orjson.dumps([point.get("payload") or {}, point.get("vector")], option=orjson.OPT_SORT_KEYS)
 
 
@@ -58,16 +67,21 @@ def check(migration: Migration, ids: Sequence[PointId]) -> Flow[dict[PointId, Js
         if answer.error is not None:
             raise answer.error
     source, target = ({point["id"]: point for point in answer.value} for answer in answers)
-    return {
-        i: source.get(i)
-        for i in ids
-        if (i in source) != (i in target) or (i in source and content(source[i]) != content(target[i]))
-    }
+    absent = [i for i in ids if i not in source and i not in target]
+    if absent and is_replicated(m.overrides):
+        # Read from all copies, a point that one of them has kept looks as deleted as it should be.
+        kept = yield wire.count_anywhere(m.target_url, m.target, wire.points_in(absent))
+        absent = absent if kept["count"] else []
+    else:
+        absent = []
+    return dict.fromkeys(absent) | {i: source.get(i) for i in ids if content(source.get(i)) != content(target.get(i))}
 
 
 def repair(co: Coordinator, ids: Sequence[PointId]) -> Flow[tuple[int, set[PointId]]]:
     """
     Make the target equal to the source on `ids`; what is already equal is not written.
+
+    Readers do not see the target meanwhile, nor before `show_target`.
 
     Returns:
         How many points were written, and the ids that still differed at the last look.
@@ -80,11 +94,14 @@ def repair(co: Coordinator, ids: Sequence[PointId]) -> Flow[tuple[int, set[Point
             break
         yield Sleep(SECOND_LOOK_S)
         differing = yield from check(m, list(differing))
+        if differing and co.must_hold_reads:
+            yield from co.hold_reads()
+            differing = yield from check(m, list(differing))
         present = [point for point in differing.values() if point is not None]
         absent = [i for i, point in differing.items() if point is None]
         known = True
         if present:
-            known = yield from co.write_target(wire.upsert(m.target_url, co.fence, [_whole(p) for p in present]))
+            known = yield from co.write_target(wire.upsert(m.target_url, co.fence, [whole(p) for p in present]))
         if absent and known:
             yield from co.write_target(wire.delete(m.target_url, co.fence, {"points": absent}))
         written += len(differing)
@@ -92,13 +109,14 @@ def repair(co: Coordinator, ids: Sequence[PointId]) -> Flow[tuple[int, set[Point
     return written, set(differing)
 
 
-def _whole(point: Json) -> Json:
+def whole(point: Json) -> Json:
+    """A point as it is written, from one as it was read."""
     return {"id": point["id"], "payload": point.get("payload") or {}, "vector": point.get("vector") or {}}
 
 
-def drain(co: Coordinator) -> Flow[Settled]:
+def drain(co: Coordinator, *, mend: bool = True) -> Flow[Settled]:
     """
-    One pass over the journal: check every entry, repair what differs, settle what is equal.
+    One pass over the journal: check every entry, repair what differs (with `mend`), settle what is equal.
 
     Raises:
         Refused: The copy has not finished; its pages may still land on points that were found equal.
@@ -113,7 +131,7 @@ def drain(co: Coordinator) -> Flow[Settled]:
         page = yield wire.scroll(HOME, m.journal_collection, offset=offset, limit=CHECK_POINTS, payload=["token"])
         entries = {point["id"]: point["payload"]["token"] for point in page["points"]}
         if entries:
-            total += yield from _settle(co, entries)
+            total += yield from _settle(co, entries, mend=mend)
             yield Report("settle", min(total.checked, expected), expected, "checking written points")
         yield from co.stay()
         offset = page["next_page_offset"]
@@ -121,13 +139,16 @@ def drain(co: Coordinator) -> Flow[Settled]:
             return total
 
 
-def _settle(co: Coordinator, entries: dict[PointId, str]) -> Flow[Settled]:
+def _settle(co: Coordinator, entries: dict[PointId, str], *, mend: bool) -> Flow[Settled]:
     m = co.migration
     differing = yield from check(m, list(entries))
     written = 0
     left: set[PointId] = set()
-    if differing:
+    if differing and mend:
         written, left = yield from repair(co, list(differing))
+    elif differing:
+        yield Sleep(SECOND_LOOK_S)
+        left = set((yield from check(m, list(differing))))
     equal = [i for i in entries if i not in left]
     # A newer touch carries a token that this page has not seen and survives.  A token seen on this page is of a
     # flush that began before the page was read, so the check also came after the writes it stands for.
@@ -153,7 +174,7 @@ def drain_well(co: Coordinator, *, small: int = 1000, passes: int = 20) -> Flow[
     return total
 
 
-def cycle(co: Coordinator, what: str) -> Flow[Settled]:
+def cycle(co: Coordinator, what: str, *, mend: bool = True) -> Flow[Settled]:
     """
     One journal cycle: hear every writer, then check everything that is in the journal.
 
@@ -161,5 +182,35 @@ def cycle(co: Coordinator, what: str) -> Flow[Settled]:
     entry was found equal, and no repair wrote anything since it began.
     """
     yield from co.roll_call(what)
-    done: Settled = yield from drain(co)
+    done: Settled = yield from drain(co, mend=mend)
     return done
+
+
+def show_target(co: Coordinator) -> Flow[bool]:
+    """
+    Give back the reads that were held during repairs, after a clean cycle: what a repair has undone is mended by then.
+
+    Returns:
+        Whether readers see the target.  They do not while only a full check can be trusted, and not if the cycles
+        keep finding differences.
+    """
+    for attempt in range(1, CYCLES_MAX + 1):
+        if co.migration.phase is not Phase.SWITCHED or not co.migration.reads_held:
+            return True
+        yield Report("cycle", attempt, CYCLES_MAX, "looking for a journal cycle without a difference")
+        yield from drain_well(co)
+        done = yield from cycle(co, "journal cycle before readers see the target")
+        if co.migration.verified is None:
+            return False
+        if not done.repaired and not done.left:
+            yield from co.give_reads_back()
+    return not co.migration.reads_held
+
+
+def never_clean(what: str) -> Refused:
+    """The error of a command for which no journal cycle was clean."""
+    return Refused(
+        f"{CYCLES_MAX} journal cycles in a row found differences: several processes keep writing the same points at "
+        f"the same instant. {what}",
+        hint="Run the command again when they write less; nothing was lost.",
+    )

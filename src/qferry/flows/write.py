@@ -8,23 +8,25 @@ anything is sent and are *in flight* until every side has answered; see protocol
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 from qdrant_client import models
 
 from qferry.control import wire
-from qferry.errors import NotAllowed, RemoteFailure, TargetWriteFailed
+from qferry.errors import FerryError, NotAllowed, Rejected, RemoteFailure, TargetWriteFailed
 from qferry.flows import operations as ops
-from qferry.flows.effects import Call, Flow, Now, Outcome, Sleep, Together
+from qferry.flows.effects import Call, Flow, Fresh, Now, Outcome, Sleep, Together
 from qferry.flows.fate import Fate, fate_of, text_of
 from qferry.flows.heartbeat import flush
 from qferry.flows.operations import Operation
 from qferry.flows.routed import one_place, one_sided, routed
+from qferry.flows.settle import content, whole
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Phase, Routing, Side
-from qferry.protocol.records import HOME, LEASE_S
+from qferry.protocol.records import LEASE_S
 from qferry.protocol.session import Route, Session, View
 
 # Ids of one page when a filter is resolved, and of one operation after it.
@@ -37,8 +39,13 @@ RETRY_S = 0.2
 MISSING_PATIENCE_S, MISSING_RETRY_S = LEASE_S, 0.05
 # After this long nobody is bringing them: the write does it itself.
 MEND_AFTER_S = 0.5
+MEND_ROUNDS = 5
 UPLOAD_BATCH = 64  # upstream's default
 _PARALLEL_BATCHES = 256
+
+
+class Lacking(RemoteFailure):
+    """The target lacks points that the source has, and nothing is under way that would bring them."""
 
 
 def write(session: Session, method: str, collection: str, arguments: Mapping[str, Any]) -> Flow[Any]:
@@ -59,21 +66,53 @@ def write(session: Session, method: str, collection: str, arguments: Mapping[str
         LeaseLost: Nothing was sent.
         Exception: The truth's own error, unchanged.
     """
+    given = arguments
+    chosen: dict[int, Sequence[PointId]] = {}  # what the filters matched in the first attempt, by operation
+    may_repeat = True
 
     def attempt(view: View, route: Route | None) -> Flow[Any]:
+        nonlocal may_repeat
+        arguments = _as_chosen(method, given, chosen)
         if route is None or route.writes in (Routing.SOURCE_ONLY, Routing.TARGET_ONLY):
             server, name = one_place(route, collection)
-            return (yield from one_sided(view, Call(server, method, name, (), arguments)))
+            may_repeat = may_repeat and repeatable(method, arguments)
+            return (yield from one_sided(view, Call(server, method, name, (), _leaving(route, arguments))))
         if method == "batch_update_points" and not arguments.get("update_operations"):
             server, name = one_place(route, collection)
             return (yield from one_sided(view, Call(server, method, name, (), arguments)))
         operations = ops.understood(method, arguments)
         if not operations:
             return (yield from _not_understood(session, view, route, method, arguments))
-        results = yield from journalled(session, view, route, operations, _options(arguments))
+        results = yield from journalled(session, view, route, operations, _options(arguments), chosen)
         return results if method == "batch_update_points" else results[-1]
 
-    return (yield from routed(session, collection, attempt, repeatable=repeatable(method, arguments)))
+    gave_up_at: float | None = None
+    while True:
+        try:
+            return (yield from routed(session, collection, attempt, repeatable=lambda: may_repeat))
+        except TargetWriteFailed as error:
+            if not isinstance(error.__cause__, Lacking):
+                raise
+            now: float = yield Now()
+            gave_up_at = gave_up_at or now + MISSING_PATIENCE_S
+            if now > gave_up_at:
+                raise
+            # `finish` has closed the door, and waits for this very call; or `verify` has put up another one.  The call
+            # ends, for them, and begins again on the routing of now.
+            yield Sleep(RETRY_S)
+            with suppress(FerryError):
+                yield Fresh(renew=True)
+
+
+def _leaving(route: Route | None, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """
+    The arguments of a one-sided write; one that leaves dual writes is waited for, whatever the caller said.
+
+    Others may still be dual, and resolve a filter: what was acknowledged and not applied yet would escape it (ADR 7).
+    """
+    if route is not None and route.migration.phase is Phase.ABORTING:
+        return {**arguments, "wait": True}
+    return arguments
 
 
 def _not_understood(session: Session, view: View, route: Route, method: str, arguments: Mapping[str, Any]) -> Flow[Any]:
@@ -89,10 +128,25 @@ def _not_understood(session: Session, view: View, route: Route, method: str, arg
 
 
 def repeatable(method: str, arguments: Mapping[str, Any]) -> bool:
-    """Whether carrying the call out twice is the same as carrying it out at the later moment."""
+    """
+    Whether a call that was sent as it is may be carried out again.
+
+    Not if one of its filters might then match what its other operations made of points the first time.
+    """
     if method != "batch_update_points" or len(arguments["update_operations"]) == 1:
         return True
     return all(ops.filter_of(operation) is None for operation in arguments["update_operations"])
+
+
+def _as_chosen(method: str, given: Mapping[str, Any], chosen: Mapping[int, Sequence[PointId]]) -> Mapping[str, Any]:
+    """The arguments of a batch that is carried out again: a filter is limited to what it matched the first time."""
+    if method != "batch_update_points" or not chosen:
+        return given
+    operations = [
+        ops.narrowed(operation, chosen[n]) if n in chosen else operation
+        for n, operation in enumerate(given["update_operations"])
+    ]
+    return {**given, "update_operations": operations}
 
 
 def _options(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,9 +154,18 @@ def _options(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def journalled(
-    session: Session, view: View, route: Route, operations: Sequence[Operation], options: Mapping[str, Any]
+    session: Session,
+    view: View,
+    route: Route,
+    operations: Sequence[Operation],
+    options: Mapping[str, Any],
+    chosen: dict[int, Sequence[PointId]],
 ) -> Flow[list[models.UpdateResult]]:
-    """Carry out operations in order, to both sides or (`capture`) to the truth alone; one result per operation."""
+    """
+    Carry out operations in order, to both sides or (`capture`) to the truth alone; one result per operation.
+
+    Notes in `chosen` which ids a filter has matched, by the operation's place.
+    """
     if route.pinned_off:
         raise NotAllowed(
             "ENABLE_DUAL_WRITE=false keeps this process from the target, but readers already see the target.",
@@ -110,12 +173,13 @@ def journalled(
         )
     results: list[models.UpdateResult] = []
     for run in ops.runs(operations):
-        chosen = ops.filter_of(run[0])
-        if chosen is None:
+        condition = ops.filter_of(run[0])
+        if condition is None:
             ids = list(dict.fromkeys(i for operation in run for i in ops.ids_of(operation)))
             results += yield from _send(session, view, route, run, ids, options)
             continue
-        found = yield from _resolve(route, chosen)
+        found = yield from _resolve(route, condition)
+        chosen.setdefault(len(results), found)
         result: list[models.UpdateResult] = []
         for start in range(0, max(len(found), 1), RESOLVE_POINTS):
             ids = found[start : start + RESOLVE_POINTS]
@@ -126,24 +190,56 @@ def journalled(
 
 def _resolve(route: Route, chosen: models.Filter) -> Flow[list[PointId]]:
     """
-    The ids a filter matches on the side that is truth.
+    The ids a filter matches on any side that the write goes to.
 
-    While writers are still taking up dual writes, some may have writes under way that were acknowledged but not yet
+    Two processes that wrote a point at the same instant may have left each side with a state of its own.  A point that
+    only one of them shows to the filter must not escape it there, least of all after the last repair (ADR 7).
+
+    While writers take up dual writes, or leave them, some may have writes under way that were acknowledged but not yet
     applied (`wait=false`), which the filter would have met in the server's own order: a barrier lets them land first.
+
+    Raises:
+        TargetWriteFailed: The other side could not be asked, and the write must reach both; nothing was sent.
     """
     m = route.migration
-    server, name = m.server(route.truth), m.collection(route.truth)
-    if m.phase is Phase.STARTING:
-        yield wire.barrier(server, name)
+    if m.phase in (Phase.STARTING, Phase.FINISHING):
+        yield wire.barrier(m.server(route.truth), m.collection(route.truth))
     condition = chosen.model_dump(mode="json", exclude_none=True)
-    ids: list[PointId] = []
-    offset: PointId | None = None
-    while True:
-        page = yield wire.scroll(server, name, filter=condition, offset=offset, limit=RESOLVE_POINTS, payload=False)
-        ids += [point["id"] for point in page["points"]]
-        offset = page["next_page_offset"]
-        if offset is None:
-            return ids
+    ids: dict[PointId, None] = {}
+    offsets: dict[Side, PointId | None] = dict.fromkeys(_sides(route))
+    while offsets:
+        pages: list[Outcome] = yield Together(
+            tuple(
+                wire.scroll(
+                    m.server(s), m.collection(s), filter=condition, offset=after, limit=RESOLVE_POINTS, payload=False
+                )
+                for s, after in offsets.items()
+            )
+        )
+        for side, page in zip(list(offsets), pages, strict=True):
+            if page.error is not None and side is route.truth:
+                raise page.error
+            if page.error is not None and route.must_reach_both:
+                raise _unresolved(route, page.error) from page.error
+            offsets[side] = None if page.error is not None else page.value["next_page_offset"]
+            ids.update(dict.fromkeys(point["id"] for point in ([] if page.error is not None else page.value["points"])))
+        offsets = {side: after for side, after in offsets.items() if after is not None}
+    return list(ids)
+
+
+def _sides(route: Route) -> list[Side]:
+    """The sides a write goes to, the one that is truth first."""
+    return [route.truth, route.truth.other] if route.writes is Routing.DUAL else [route.truth]
+
+
+def _unresolved(route: Route, error: Exception) -> TargetWriteFailed:
+    other = route.truth.other
+    return TargetWriteFailed(
+        f"Nothing was written: the {other.value} `{route.migration.collection(other)}` could not be asked which points "
+        f"the filter matches there: {text_of(error)}",
+        hint="Repeating the call is safe.",
+        side=other.value,
+    )
 
 
 def _send(
@@ -157,7 +253,7 @@ def _send(
     """Send one run to the sides the route names, and keep the journal about it."""
     m = route.migration
     journal = session.journal(m)
-    sides = [route.truth, route.truth.other] if route.writes is Routing.DUAL else [route.truth]
+    sides = _sides(route)
     doubt: Doubt | None = Doubt(map(m.server, sides))  # until the answers say otherwise
     journal.begin(ids)
     try:
@@ -172,7 +268,11 @@ def _send(
         journal.end(ids, doubt)
         if doubt is not None:
             view.doubts.append(doubt)
-    error = outcomes[0].error or (yield from _judge_other(session, route, outcomes[1:], ids))
+    error = outcomes[0].error
+    if error is None:
+        error = yield from _judge_other(session, route, outcomes[1:], ids)
+    elif m.phase is Phase.SWITCHED and not _in_doubt(outcomes[0]) and any(map(_in_doubt, outcomes[1:])):
+        error = _half_refused(route, error, ids)
     if error is not None:
         raise error
     return _weaker(outcomes)
@@ -189,6 +289,8 @@ def _missing_point(outcome: Outcome) -> bool:
 
 
 def _in_doubt(outcome: Outcome) -> bool:
+    if isinstance(outcome.error, Lacking):
+        return False
     if outcome.error is not None:
         return fate_of(outcome.error) is Fate.UNKNOWN
     return any(result.status != models.UpdateStatus.COMPLETED for result in outcome.value)
@@ -214,11 +316,11 @@ def _pass_over_missing(
             return outcome
         now: float = yield Now()
         if now - began > MISSING_PATIENCE_S:
-            return Outcome(error=RemoteFailure(f"it lacks {len(missed)} of these points"))
+            return Outcome(error=Lacking(f"it lacks {len(missed)} of these points"))
         if now - began > MEND_AFTER_S:
-            lost: Exception | None = yield from _mend(route, missed)
-            if lost is not None:
-                return Outcome(error=lost)
+            error: Exception | None = yield from _mend(route, missed)
+            if error is not None:
+                return Outcome(error=error)
         yield Sleep(MISSING_RETRY_S)
 
 
@@ -251,22 +353,33 @@ def _leave_out_missing(
 
 def _mend(route: Route, ids: Sequence[PointId]) -> Flow[Exception | None]:
     """
-    Bring points that the target lacks over from the source, as they are; the error if nobody knows whether it worked.
+    Bring points that the target lacks over from the source, as they are; the error if that failed, or may have.
 
     Two processes have written them at the same instant in different order, or a write has failed on the target; the
     journal has them, but nobody may be at work on it, and this caller must neither fail nor be told what readers
     cannot see.  The points are in flight until this write ends, so what it overtakes is checked afterwards; and they
     go through a door that `verify` changes and `finish` closes, so a process that is stopped in here for an hour
-    finds it gone (docs/adr/0005).  If it cannot be done, the caller hears of the missing points.
+    finds it gone (docs/adr/0005).  Another write may come in between, so it looks again until both sides are equal.
     """
     m = route.migration
-    (found,) = yield Together((wire.retrieve(HOME, m.source, ids),))
-    if found.error is None and found.value:
-        points = [{"id": p["id"], "payload": p.get("payload") or {}, "vector": p["vector"]} for p in found.value]
-        (sent,) = yield Together((wire.upsert(m.target_url, m.mend, points),))
-        if sent.error is not None and fate_of(sent.error) is Fate.UNKNOWN:
-            error: Exception = sent.error
-            return error
+    for _ in range(MEND_ROUNDS):
+        answers = yield Together(tuple(wire.retrieve(m.server(s), m.collection(s), ids) for s in Side))
+        if any(answer.error is not None for answer in answers):
+            return None
+        source, target = ({point["id"]: point for point in answer.value} for answer in answers)
+        wrong = [i for i in ids if content(source.get(i)) != content(target.get(i))]
+        points = [whole(source[i]) for i in wrong if i in source]
+        gone = [i for i in wrong if i not in source]
+        requests = [wire.upsert(m.target_url, m.mend, points)] if points else []
+        requests += [wire.delete(m.target_url, m.mend, {"points": gone})] if gone else []
+        if not requests:
+            return None
+        for sent in (yield Together(tuple(requests))):
+            if isinstance(sent.error, Rejected) and sent.error.missing:
+                return Lacking(f"it lacks {len(ids)} of these points, and they may not be brought just now")
+            if sent.error is not None and fate_of(sent.error) is Fate.UNKNOWN:
+                error: Exception = sent.error
+                return error
     return None
 
 
@@ -302,6 +415,19 @@ def _judge_other(
         side=other.value,
     )
     error.__cause__ = failed
+    return error
+
+
+def _half_refused(route: Route, refusal: Exception, ids: Sequence[PointId]) -> TargetWriteFailed:
+    """A refusal is no verdict while readers see the target, and it may still carry the write out."""
+    error = TargetWriteFailed(
+        f"The source refused the write ({text_of(refusal)}), but the target `{route.migration.target}` has not "
+        "answered and may still carry it out.",
+        hint="Repeat the call; the points stay in the journal until both sides are equal.",
+        point_ids=list(ids),
+        side=Side.TARGET.value,
+    )
+    error.__cause__ = refusal
     return error
 
 
@@ -347,7 +473,9 @@ def upload(
     def attempt(view: View, route: Route | None) -> Flow[None]:
         if route is None or route.writes in (Routing.SOURCE_ONLY, Routing.TARGET_ONLY):
             server, name = one_place(route, collection)
-            yield from one_sided(view, Call(server, "upload_points", name, (), {**rest, "points": piece}))
+            yield from one_sided(
+                view, Call(server, "upload_points", name, (), _leaving(route, {**rest, "points": piece}))
+            )
             return
         named = {k: rest.get(k) for k in ("shard_key_selector", "update_filter", "update_mode")}
         for start in range(0, len(piece), size):
@@ -360,7 +488,7 @@ def upload(
 def _persistently(session: Session, view: View, route: Route, batch: Sequence[Operation], retries: int) -> Flow[None]:
     for left in range(retries, -1, -1):
         try:
-            yield from journalled(session, view, route, batch, {})
+            yield from journalled(session, view, route, batch, {}, {})
         except Exception as error:
             if not left or (fate_of(error) is Fate.REJECTED and not isinstance(error, TargetWriteFailed)):
                 raise

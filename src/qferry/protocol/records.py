@@ -7,8 +7,9 @@ Records carry `format`; one that this version does not know is refused rather th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from qferry.errors import Refused
@@ -48,6 +49,7 @@ class Migration:
     phase: Phase = Phase.PREPARING
     epoch: int = 1
     read_percent: int = 0
+    reads_held: bool = False  # readers see the source meanwhile, because points of the target are being repaired
     policy: WritePolicy = WritePolicy.BOTH
     claim: str = ""  # the token of the coordinator at work; empty when none is
     claim_by: str = ""  # its host and pid, for people
@@ -120,7 +122,7 @@ class Migration:
 
     def to_payload(self) -> dict[str, Any]:
         """The record as a payload."""
-        return {"kind": "migration", **_plain(asdict(self))}
+        return {"kind": "migration", **_plain(self)}
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> Migration:
@@ -187,7 +189,7 @@ class Writer:
 
     def to_payload(self) -> dict[str, Any]:
         """The record as a payload."""
-        return {"kind": "writer", **_plain(asdict(self))}
+        return {"kind": "writer", **_plain(self), "pins": _plain(self.pins)}
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> Writer:
@@ -202,8 +204,14 @@ def suspicion_name(writer_id: str, occurrence: int) -> str:
     return f"[{writer_id} no. {occurrence}]"
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value.value if isinstance(value, Enum) else value for key, value in values.items()}
+def _plain(record: Any) -> dict[str, Any]:
+    values = ((name, getattr(record, name)) for name in _names(record.__class__))
+    return {name: value.value if isinstance(value, Enum) else value for name, value in values}
+
+
+@cache
+def _names(cls: type[Any]) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(cls))
 
 
 def _known_fields(cls: type[Any], payload: Mapping[str, Any], what: str) -> dict[str, Any]:

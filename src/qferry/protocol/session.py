@@ -43,6 +43,8 @@ class Route:
                 writes = Routing.CAPTURE
             if pins.new_reads is not None:
                 percent = 100 if pins.new_reads and migration.phase is Phase.SWITCHED else 0
+            if migration.reads_held:
+                percent = 0
         if migration.truth is Side.TARGET:
             percent = 100
         return cls(migration, writes, migration.truth, percent)
