@@ -11,17 +11,18 @@ from typing import Any
 
 from qdrant_client.http.exceptions import UnexpectedResponse
 
-from qferry.errors import Rejected
+from qferry.errors import LeaseLost, Rejected
 from qferry.protocol.records import Pins
 from qferry.protocol.session import Session
 
 from .calls import PHASES, Planned, flow_of
 from .clients import Client
+from .network import GRACE_S
 from .possible_states import Call, State, as_state
 from .world import Accidents, Task, World
 
 SOURCE, TARGET = "old", "new"
-_NEVER_COMES_S = 90.0  # what has not come about by then is not waited for
+_NEVER_COMES_S = 150.0  # what has not come about by then is not waited for
 _LIVES = 2  # how often a process that died is started again
 
 
@@ -104,6 +105,7 @@ class _Life:
             since="",
             pins=plan.pins,
             random=self._chance.random,
+            grace_s=GRACE_S,
             journal_before=plan.journal_before,
         )
         self._client = Client(self._world, name, plan.accidents if not generation else {}, session)
@@ -142,10 +144,11 @@ class _Life:
             return
         call = Call(client.name, world.now, planned.steps, planned.reads)
         self._application.calls.append(call)
+        term = client.session.term
         world.note(client.name, "calls", planned)
 
         def ended(task: Task, value: Any, error: BaseException | None) -> None:
-            self._note(call, planned, task, value, error)
+            self._note(call, planned, task, value, error, term)
             self._go_on(calls)
 
         task = client.run(flow_of(client.session, planned, self._name_to_call()), ended)
@@ -162,11 +165,15 @@ class _Life:
         known = self._application.both_names and self._client.session.route(TARGET) is not None
         return self._client.random.choice((SOURCE, TARGET)) if known else SOURCE
 
-    def _note(self, call: Call, planned: Planned, task: Task, value: Any, error: BaseException | None) -> None:
+    def _note(
+        self, call: Call, planned: Planned, task: Task, value: Any, error: BaseException | None, term: int
+    ) -> None:
         """Write down what the application was told."""
         call.end = call.seen_by = self._world.now
+        call.outlived_lease = self._client.session.term != term
         if not planned.wait or planned.upload:
             call.seen_by += self._application.deferred_s
+            call.waited = False
         call.served_by = task.last_call.collection if task.last_call is not None else ""
         if error is None:
             call.outcome = "ok" if planned.reads or planned.upload or _done(value) else "unknown"
@@ -177,6 +184,8 @@ class _Life:
             call.outcome = _outcome(error, planned)
             call.error = f"{type(error).__name__}: {error}".splitlines()[0]
             call.excuse = "cancelled" if isinstance(error, asyncio.CancelledError) else task.hurt
+            if isinstance(error, LeaseLost) and "took longer than its lease" in error.message:
+                call.excuse = "stopped"  # it was, and the batch is of those that are not carried out twice
             if call.outcome == "missing":
                 call.error = "a point was not found"
         if call.outcome == "ok" and planned.steps and task.hurt:

@@ -78,10 +78,8 @@ def _planned(chance: random.Random, points: Sequence[int], busy: float, phase: s
     if drawn < 0.4:
         return Planned(pause, phase, reads=some)
     steps = [chosen_step(chance, some, values)]
-    if drawn > 0.88 and steps[0].where is None:
-        # A batch by ids: one with a filter, carried out again after a lease ran out, may choose what it made itself.
-        more = [chosen_step(chance, some, values) for _ in range(chance.randint(1, 2))]
-        steps += [step for step in more if step.where is None]
+    if drawn > 0.88:
+        steps += [chosen_step(chance, some, values) for _ in range(chance.randint(1, 2))]
     alone = len(steps) == 1
     return Planned(
         pause,

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 Answered = Callable[[Any, BaseException | None, str], None]
 # A client gives up waiting after this many seconds.
-TIMEOUT_S = 5.0
-# A request that was given up lands at most this much later; below the clients' grace of 10 s, clocks drift.
-LATE_S = 9.0
-ORPHAN_S = 1.0
+TIMEOUT_S = 2.0
+# How long clients and coordinators allow a request that was given up; in what ships it is 10 s.
+GRACE_S = 2.5
+# A request that was given up, or whose process died, lands at most this much later; clocks drift.
+LATE_S = 2.2
+ORPHAN_S = 2.2
 # What was accepted and not applied yet is applied within this time.
-DEFERRED_S = 2.0
+DEFERRED_S = 1.5
 FAULTS = ("refused", "failed", "lost", "late", "never", "overdue")
 
 
@@ -61,7 +63,6 @@ class Network:
         self.record_changed: Callable[[], None] = lambda: None  # told of each change of a migration's record
         self.servers = {name: Server(self, name, page_points) for name in servers}
         self.faults = dict(faults)
-        self.mended: list[tuple[float, str, list[int]]] = []  # when which points were repaired, or settled
         self.calm = False  # set at the end of a run: nothing fails any more
 
     def send(self, process: Process, effect: Request | Call, answered: Answered) -> None:
@@ -84,8 +85,8 @@ class Network:
         """How long a request, or an answer, is on its way, in seconds."""
         drawn, share = process.random.random(), process.random.random()
         if drawn < process.roughness * 0.1:
-            return 0.3 + 1.7 * share
-        return 0.01 + 0.3 * share if drawn < process.roughness else 0.0005 + 0.01 * share
+            return (0.3 + 1.7 * share) * self.world.pace
+        return (0.01 + 0.3 * share) * self.world.pace if drawn < process.roughness else 0.0005 + 0.01 * share
 
     def apply_later(self, server: Server, collection: Collection) -> None:
         """Apply what `collection` has accepted, some time from now."""
@@ -209,20 +210,9 @@ class Flight:
             self.world.note(self.process.name, f"{what}: {refusal.status} {refusal.text}", effect)
             return None, error_of(effect, refusal.status, refusal.text)
         self.world.note(self.process.name, what, (effect, value))
-        if isinstance(effect, Request) and self.is_write:
-            self._remember_mending(effect)
-            if effect.op == "set_payload":
-                self.network.record_changed()
+        if isinstance(effect, Request) and effect.op == "set_payload":
+            self.network.record_changed()
         return value, None
-
-    def _remember_mending(self, effect: Request) -> None:
-        """Note which points a coordinator has repaired, and which journal entries it has settled."""
-        mended = self.network.mended
-        if "_fence_" in effect.path:
-            body = effect.body["points"]
-            mended.append((self.world.now, "repaired", [p["id"] if isinstance(p, dict) else p for p in body]))
-        elif "_journal_" in effect.path and effect.op == "delete":
-            mended.append((self.world.now, "settled", effect.body["filter"]["must"][0]["has_id"]))
 
     def break_off(self, why: str) -> None:
         """The client gets no answer, or `failed`: one that says nothing."""

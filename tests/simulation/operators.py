@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from qferry.errors import FerryError, Refused
@@ -18,9 +19,10 @@ from qferry.protocol.phases import Phase
 from qferry.protocol.records import CONTROL_COLLECTION, Migration, WritePolicy
 
 from .application import SOURCE, TARGET
+from .prepared import carried_out
 from .world import Accidents, Process, Task, World
 
-ACK_TIMEOUT_S = 20.0
+ACK_TIMEOUT_S = 10.0
 _BEGINNING = (Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING)
 
 
@@ -104,6 +106,7 @@ class Operator:
         self._doubled = doubled
         self._commands = 0
         self._repair_first = False
+        self._patience_s = 0.0  # after a failure it looks again a little later
         self._random = random.Random(f"{world.seed} operator")
 
     @property
@@ -126,18 +129,27 @@ class Operator:
         record = self._record()
         return record["phase"] if record else ""
 
+    def prepare(self, phase: str) -> None:
+        """Bring the migration to where the run begins; empty: it does not exist yet."""
+        goals, self.goals = self.goals, [Goal("switch", 100)]
+        for number in count():
+            if not phase or self.phase() == phase:
+                break
+            carried_out(self._next_command()[1], self.world.network, f"{self.world.seed} prepared {number}")
+        self.goals = goals
+
     def look(self) -> None:
         """Run the next command if none is getting on: it has ended, has died, or does not seem to move."""
         for name, process in list(self.running.items()):
             if not process.alive:
                 del self.running[name]
-        stuck = [p for p in self.running.values() if p.stopped_until > self.world.now + 5]
+        stuck = [p for p in self.running.values() if p.stopped_until > self.world.now + 2]
         while self.goals and self._reached(self.goals[0]):
             self.goals.pop(0)
         if self.goals and len(stuck) == len(self.running):
             self._run_next()
         if not self.done:
-            self.world.after(self._random.uniform(0.1, 1.0), self.look)
+            self.world.after(self._random.uniform(0.2, 1.0 + self._patience_s), self.look)
 
     def _run_next(self) -> None:
         self._commands += 1
@@ -179,6 +191,7 @@ class Operator:
 
     def _ended(self, what: str, name: str, _: Task, __: Any, error: BaseException | None) -> None:
         self.running.pop(name, None)
+        self._patience_s = 0.0 if error is None else 2.0
         self.world.note(name, f"`qferry {what}` ends", error or "well")
         if error is None:
             return

@@ -5,9 +5,10 @@ A write that was acknowledged took effect once, between its start and its end.  
 have taken effect at any time since it began, or may never; one that the server rejected may have taken effect in
 part, before it ended.
 
-A partial update changes nothing where the point is absent, whatever was answered; the answer is judged by itself.
-That makes the two sides judgeable one by one: of two writes that overlap each side may have its own order, and what a
-later partial update does there follows from that order.
+For reads a partial update changes nothing where the point is absent, whatever was answered; the answer is judged by
+itself.  That makes the two sides judgeable one by one: of two writes that overlap each side may have its own order, and
+what a later partial update does there follows from that order.  For what is left in the end, one order must explain the
+answers too: a partial update is acknowledged only if it found the point.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ class Step:
     def touches(self, point: int) -> bool:
         """Whether it may change the point."""
         return self.where is not None or point in self.ids
+
+    @property
+    def names_what_must_exist(self) -> bool:
+        """Whether the server refuses it for a point that is missing."""
+        return self.where is None and self.kind not in ("upsert", "delete")
 
     def applied(self, state: State) -> State:
         """The state it makes of a state."""
@@ -88,6 +94,8 @@ class Call:
         excuse: Why an error is nobody's fault but the faults'; empty if it has none.
         error: The error it ended in, for the report.
         served_by: The collection a read was answered from.
+        outlived_lease: Whether its process lost its lease meanwhile; a write is then carried out again.
+        waited: Whether it asked to hear of the write only when it is applied.
     """
 
     who: str
@@ -101,6 +109,8 @@ class Call:
     excuse: str = ""
     error: str = ""
     served_by: str = ""
+    waited: bool = True
+    outlived_lease: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +121,7 @@ class _Write:
     seen_by: float
     required: bool
     latest: float  # by when it has taken effect, if ever
+    found: bool = False  # it was acknowledged, which it is only if the point was there
     after: int | None = None  # the step of the same call that precedes it
     not_after: int | None = None  # the step that, once done, rules it out
 
@@ -122,6 +133,7 @@ class PointHistory:
         self.point = point
         self.initial = initial
         self._writes: list[_Write] = []
+        self._gave_up = False
         for call in calls:
             self._add(call)
 
@@ -129,8 +141,8 @@ class PointHistory:
         steps = [step for step in call.steps if step.touches(self.point)]
         ok = call.outcome == "ok"
         latest = inf if call.outcome == "unknown" else call.end
-        if ok and len(steps) > 1:
-            # A batch may be carried out twice within its call, and show its first states again.
+        if ok and (len(steps) > 1 or call.outlived_lease):
+            # It may be carried out twice within its call, and show its first states again.
             second_pass = len(self._writes) + len(steps)
             for step in steps:
                 self._writes.append(
@@ -138,11 +150,21 @@ class PointHistory:
                 )
         previous = None
         for step in steps:
-            self._writes.append(_Write(step, call.start, call.end, call.seen_by, ok, latest, previous))
+            found = ok and call.waited and step.names_what_must_exist
+            self._writes.append(_Write(step, call.start, call.end, call.seen_by, ok, latest, found, previous))
             previous = len(self._writes) - 1 if ok else None
 
     @cached_property
     def _nodes(self) -> dict[tuple[int, State], list[int]]:
+        return self._explored(strictly=False)
+
+    @cached_property
+    def _strict_nodes(self) -> dict[tuple[int, State], list[int]]:
+        if not any(write.found for write in self._writes):
+            return self._nodes
+        return self._explored(strictly=True)
+
+    def _explored(self, *, strictly: bool) -> dict[tuple[int, State], list[int]]:
         """
         What may have been reached: the required writes done and the state, with the optional writes that were used.
 
@@ -158,13 +180,15 @@ class PointHistory:
         made: dict[tuple[int, State], State] = {}
         found: dict[tuple[int, State], list[int]] = {(0, self.initial): [0]}
         queue: deque[tuple[int, State]] = deque([(0, self.initial)])
-        self._size = 1
-        while queue and self._size <= NODES_MAX:
+        size = 1
+        while queue and size <= NODES_MAX:
             done, state = queue.popleft()
             if done & ~required not in found[done & required, state]:
                 continue
             for i, write in enumerate(writes):
                 if done >> i & 1 or before[i] & ~done or later[i] & done:
+                    continue
+                if strictly and state is None and write.found:
                     continue
                 if (i, state) not in made:
                     made[i, state] = write.step.applied(state)
@@ -176,8 +200,9 @@ class PointHistory:
                 if any(other & ~used == 0 for other in known):
                     continue
                 known[:] = [other for other in known if used & ~other] + [used]
-                self._size += 1
+                size += 1
                 queue.append((after, new))
+        self._gave_up = self._gave_up or size > NODES_MAX
         return found
 
     def _before(self, index: int) -> int:
@@ -188,21 +213,28 @@ class PointHistory:
     @property
     def exhausted(self) -> bool:
         """Whether every order was looked at."""
-        return bool(self._nodes) and self._size <= NODES_MAX
+        return bool(self._nodes and self._strict_nodes) and not self._gave_up
 
-    def states(self, start: float, end: float) -> set[State]:
-        """The states the point may have been in at some moment between `start` and `end`."""
+    def states(self, start: float, end: float, *, strictly: bool = False) -> set[State]:
+        """
+        The states the point may have been in at some moment between `start` and `end`.
+
+        Args:
+            start: The first of the moments.
+            end: The last.
+            strictly: Whether a partial update that was acknowledged must have found the point.
+        """
         must = _mask(i for i, w in enumerate(self._writes) if w.required and w.seen_by < start)
         may_not = _mask(i for i, w in enumerate(self._writes) if w.start > end)
         return {
             state
-            for (done, state), choices in self._nodes.items()
+            for (done, state), choices in (self._strict_nodes if strictly else self._nodes).items()
             if not must & ~done and any(not may_not & (done | used) for used in choices)
         }
 
     def final_states(self) -> set[State]:
         """The states it may be left in."""
-        return self.states(inf, inf)
+        return self.states(inf, inf, strictly=True)
 
 
 def _mask(indexes: Iterable[int]) -> int:

@@ -8,14 +8,22 @@ trace is printed.
 from __future__ import annotations
 
 import argparse
+import gc
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, dataclass
 
 from qferry.flows.effects import Call, Request
 
 from .scenario import Scenario
 from .simulation import Result, simulate
+
+# Seeds that a process runs before it reports; and seconds between two lines of progress.
+BATCH = 20
+PROGRESS_S = 10.0
 
 
 def shrunk(seed: int) -> tuple[Result, frozenset[str]]:
@@ -74,34 +82,73 @@ def _concerns(line: str, about: object) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What became of some schedules; `broken` has the first violation of each seed that has one."""
+
+    schedules: int = 0
+    calls: int = 0
+    gave_up: int = 0
+    broken: tuple[tuple[int, str], ...] = ()
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+
+def tally(seeds: Sequence[int]) -> Tally:
+    """Run these seeds."""
+    gc.set_threshold(
+        200_000, 50, 1000
+    )  # a world is full of cycles, and short-lived: collecting it early is for nothing
+    total = Tally()
+    for seed in seeds:
+        result = simulate(Scenario.of(seed))
+        broken = tuple((seed, f"{v.promise}: {v.text}") for v in result.violations[:1])
+        total += Tally(1, result.calls, result.gave_up, broken)
+    return total
+
+
+def campaign(first: int, seeds: int, jobs: int) -> Tally:
+    """Run many seeds on `jobs` processors, with a line of progress now and then; violations are told as they come."""
+    batches = [range(start, min(start + BATCH, first + seeds)) for start in range(first, first + seeds, BATCH)]
+    began = told = time.monotonic()
+    total = Tally()
+    with ProcessPoolExecutor(jobs) as pool:
+        for found in pool.map(tally, batches):
+            total += found
+            for seed, text in found.broken:
+                sys.stdout.write(f"seed {seed}: {text}\n")
+            now = time.monotonic()
+            if now - told > PROGRESS_S:
+                told = now
+                rate = total.schedules / (now - began)
+                sys.stderr.write(f"{total.schedules:,} of {seeds:,}, {rate:.0f}/s, {len(total.broken)} broken\n")
+            sys.stdout.flush()
+    return total
+
+
 def main() -> int:
     """Run what the command line asks for; 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="tests.simulation.run", description=__doc__)
     parser.add_argument("--seeds", type=int, default=300, help="how many schedules")
     parser.add_argument("--from", dest="first", type=int, default=0, help="the first seed")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many processes")
     parser.add_argument("--replay", type=int, help="run one seed, make it small and print its trace")
     parser.add_argument("--full", action="store_true", help="with --replay: the whole trace, nothing left out")
     given = parser.parse_args()
     if given.replay is not None:
         return _replay(given.replay, everything=given.full)
     began = time.monotonic()
-    broken: dict[int, str] = {}
-    calls = exempted = gave_up = 0
-    for seed in range(given.first, given.first + given.seeds):
-        result = simulate(Scenario.of(seed))
-        calls, exempted, gave_up = calls + result.calls, exempted + result.exempted, gave_up + result.gave_up
-        if result.violations:
-            broken[seed] = result.violations[0].promise
-            sys.stdout.write(f"seed {seed}: {result.violations[0].promise}: {result.violations[0].text}\n")
-            sys.stdout.flush()
+    total = campaign(given.first, given.seeds, given.jobs)
     seconds = time.monotonic() - began
     sys.stdout.write(
-        f"{given.seeds} schedules, {calls} calls, {given.seeds / seconds:.0f} schedules/s; {exempted} calls exempt, "
-        f"{gave_up} points given up; {len(broken)} schedules with violations\n"
+        f"{total.schedules:,} schedules from seed {given.first}, {total.calls:,} calls, {seconds:.0f} s "
+        f"({total.schedules / seconds:.0f}/s); {total.gave_up} points given up; "
+        f"{len(total.broken)} schedules with violations\n"
     )
-    if broken:
-        sys.stdout.write(f"python -m tests.simulation.run --replay {next(iter(broken))}\n")
-    return 1 if broken else 0
+    if total.broken:
+        sys.stdout.write(f"python -m tests.simulation.run --replay {total.broken[0][0]}\n")
+    return 1 if total.broken or total.gave_up else 0
 
 
 def _replay(seed: int, *, everything: bool) -> int:

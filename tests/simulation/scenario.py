@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from qferry.protocol.records import Pins, WritePolicy
@@ -15,7 +16,11 @@ from .world import Accidents
 
 TARGET_SERVER = "http://target"
 # From then on nothing fails any more, so that every run can come to its end.
-CALM_AT_S = 50.0
+CALM_AT_S = 20.0
+
+
+# Where a run begins: mostly in the middle, since what comes later is then tried more often.
+_BEGINNINGS = ("", "copying", "copied", "copied", "switched", "switched", "switched")
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Scenario:
     doubled: frozenset[int]
     faults: dict[str, float]
     incidents: tuple[Incident, ...]
+    begins: str  # the phase in which the migration is at the beginning; empty: it does not exist yet
     settled: bool  # an earlier migration has made the control collection
 
     @classmethod
@@ -51,7 +57,11 @@ class Scenario:
         chance = random.Random(seed)
         points = tuple(range(1, 1 + chance.choice((1, 2, 3, 4, 7))))
         # Most calls of a run fall into one phase, so that each phase is put under load by some runs.
-        focus = chance.choice(PHASES[3:])
+        begins = chance.choice(_BEGINNINGS)
+        goals = _goals(chance, begins)
+        ends = "finished" if goals[-1].what in ("finish", "cleanup", "abort") else "switched"
+        to_come = PHASES[PHASES.index(begins) : PHASES.index(ends) + 1]
+        focus = chance.choice(to_come[3:] if not begins else to_come)
         target_url = TARGET_SERVER if chance.random() < 0.3 else ""
         accidental = chance.random() < 0.5
         faulty = chance.random() < 0.6
@@ -61,13 +71,14 @@ class Scenario:
             present=tuple(p for p in points if chance.random() < 0.7),
             target_url=target_url,
             policy=chance.choice(tuple(WritePolicy)),
-            clients=tuple(_client(chance, i, points, focus, accidental) for i in range(chance.randint(2, 3))),
-            goals=_goals(chance),
+            clients=tuple(_client(chance, i, points, focus, to_come, accidental) for i in range(chance.randint(2, 3))),
+            goals=goals,
+            begins=begins,
             coordinator_accidents=_accidents_of_commands(chance) if accidental else {},
             doubled=frozenset(n for n in range(1, 12) if accidental and chance.random() < 0.05),
             faults=_faults(chance) if faulty else {},
             incidents=_incidents(chance, target_url) if faulty else (),
-            settled=chance.random() < 0.7,
+            settled=bool(begins) or chance.random() < 0.7,
         )
 
     def parts(self) -> list[str]:
@@ -108,42 +119,54 @@ def _less(client: ClientPlan, left_out: frozenset[str]) -> ClientPlan:
     return replace(client, streams=streams, accidents=accidents)
 
 
-def _client(chance: random.Random, index: int, points: tuple[int, ...], focus: str, accidental: bool) -> ClientPlan:
+def _client(
+    chance: random.Random,
+    index: int,
+    points: tuple[int, ...],
+    focus: str,
+    to_come: Sequence[str],
+    accidental: bool,
+) -> ClientPlan:
     name = f"app-{index + 1}"
-    busy = chance.choice((0.05, 0.3, 1.0))
+    drawn = chance.random()
+    pins = Pins(new_reads=True) if drawn < 0.05 else Pins(new_reads=False) if drawn < 0.08 else Pins()
+    if pins != Pins():  # nobody gets past the switch before such a process has ended
+        to_come = [phase for phase in to_come if phase not in ("finishing", "finished")]
+        focus = focus if focus in to_come else to_come[-1]
+    busy = chance.choice((0.05, 0.5, 2.0))
     streams = tuple(
-        planned_stream(chance, 10 * (index + 1) + s, points, _phases(chance, focus), busy)
+        planned_stream(chance, 10 * (index + 1) + s, points, _phases(chance, focus, to_come), busy)
         for s in range(chance.choice((1, 1, 2)))
     )
     accidents: Accidents = {}
     if accidental and chance.random() < 0.5:
-        accidents[chance.randint(1, 250)] = "kill" if chance.random() < 0.4 else chance.uniform(3, 16)
-    drawn = chance.random()
-    pins = Pins(new_reads=True) if drawn < 0.05 else Pins(new_reads=False) if drawn < 0.08 else Pins()
+        accidents[chance.randint(1, 250)] = "kill" if chance.random() < 0.4 else chance.uniform(1, 8)
     return ClientPlan(name, streams, accidents, pins, chance.random() < 0.15)
 
 
-def _phases(chance: random.Random, focus: str) -> list[str]:
-    return [focus if chance.random() < 0.6 else chance.choice(PHASES) for _ in range(chance.randint(5, 14))]
+def _phases(chance: random.Random, focus: str, to_come: Sequence[str]) -> list[str]:
+    return [focus if chance.random() < 0.6 else chance.choice(to_come) for _ in range(chance.randint(5, 14))]
 
 
-def _goals(chance: random.Random) -> tuple[Goal, ...]:
-    goals: list[Goal] = []
+def _goals(chance: random.Random, begins: str) -> tuple[Goal, ...]:
+    """What is wanted: the rest of the way, with a detour at times, or only a part of it."""
     drawn = chance.random()
     if drawn < 0.1:
         return (Goal("abort"),)
-    goals.append(Goal("switch", chance.choice((30, 100))))
-    if drawn < 0.3:
+    goals = [] if begins == "switched" else [Goal("switch", chance.choice((30, 100, 100)))]
+    if drawn < 0.25:
         goals += [Goal("rollback"), Goal("switch", 50)]
-    if 0.3 < drawn < 0.4:
+    if drawn < 0.3:
         return (*goals, Goal("abort"))
-    goals += [Goal("switch", 100), Goal("finish")]
-    return (*goals, Goal("cleanup")) if chance.random() < 0.5 else tuple(goals)
+    if not begins and drawn < 0.7:
+        return tuple(goals)
+    goals.append(Goal("finish"))
+    return (*goals, Goal("cleanup")) if chance.random() < 0.3 else tuple(goals)
 
 
 def _accidents_of_commands(chance: random.Random) -> dict[int, Accidents]:
     return {
-        n: {chance.randint(1, 60): chance.choice(("kill", chance.uniform(1, 9), chance.uniform(11, 25)))}
+        n: {chance.randint(1, 60): chance.choice(("kill", chance.uniform(1, 4), chance.uniform(4, 10)))}
         for n in range(1, 12)
         if chance.random() < 0.2
     }
@@ -156,10 +179,10 @@ def _faults(chance: random.Random) -> dict[str, float]:
 def _incidents(chance: random.Random, target_url: str) -> tuple[Incident, ...]:
     return tuple(
         Incident(
-            chance.uniform(1, 40),
+            chance.uniform(0, 15),
             chance.choice(("", target_url)),
             chance.choice(("crash", "stop")),
-            chance.choice((0.2, 2.0, 12.0)),
+            chance.choice((0.2, 1.5, 5.0)),
         )
         for _ in range(chance.choice((0, 0, 1, 2)))
     )

@@ -37,7 +37,7 @@ _EPOCH = datetime(2026, 1, 1, tzinfo=timezone.utc)
 ROUGHNESS = (0.02, 0.1, 0.3, 0.8)
 # How often a thread of a process is held up before an effect, and for how long, in seconds: mostly less than a lease.
 SLUGGISHNESS = (0.0, 0.0, 0.01, 0.06)
-HELD_UP_S = (1.0, 2.0, 3.0, 8.0)
+HELD_UP_S = (0.5, 1.0, 1.5, 4.0)
 # A process is sometimes put aside between two effects, even if nothing has to be waited for.
 _PUT_ASIDE = 0.05
 
@@ -49,6 +49,8 @@ class World:
         self.seed = seed
         self.now = 0.0
         self.random = random.Random(f"{seed} world")
+        # In most runs the network is quick: whether leases and waits run out is then a matter of accidents and faults.
+        self.pace = self.random.choice((0.1, 0.2, 0.6))
         self.network = network
         network.world = self
         self.processes: list[Process] = []
