@@ -9,7 +9,7 @@ TOKENIZER := .venv/.tokenizer
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test simulate lint format lock clean
+.PHONY: help setup demo test simulate chaos lint format lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -25,6 +25,11 @@ test: $(READY) $(TOKENIZER) ## run all tests; options in ARGS="..."
 SEEDS ?= 3000
 simulate: $(READY) ## run seeded schedules of the flows that ship, with faults; SEEDS=n
 	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS)
+
+MINUTES ?= 3
+SEED ?= 1
+chaos: $(READY) ## real servers and processes, killed, stopped and cut off; MINUTES=n SEED=s, ARGS="--topology one"
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 lint: $(READY) ## check style, format and types
 	$(BIN)/ruff check

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qferry.control import records, wire
-from qferry.errors import Conflict, Refused, Rejected, Unreachable
+from qferry.errors import Conflict, FerryError, Refused, Rejected, Unreachable
 from qferry.flows.effects import Flow, Json, NewId, Now, Report, Request, Sleep, Today
 from qferry.protocol import phases
 from qferry.protocol.phases import JOURNALLED, Event, Phase
@@ -350,11 +350,15 @@ class Coordinator:
 
         A fence behind which something may still be carried out is left standing: whoever finds it waits.
         """
-        try:
-            if self.fence and not self._owing:
+        failed: FerryError | None = None
+        if self.fence and not self._owing:
+            try:
                 yield from self.drop_fence()
-        finally:
-            yield records.change_migration(self.migration.id, self.token, {"claim": "", "claim_by": ""})
+            except FerryError as error:
+                failed = error
+        yield records.change_migration(self.migration.id, self.token, {"claim": "", "claim_by": ""})
+        if failed is not None:
+            raise failed
 
 
 def claim(migration: Migration, who: str, *, ack_timeout_s: float = 60.0, at_once: bool = False) -> Flow[Coordinator]:
