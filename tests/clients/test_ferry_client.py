@@ -138,7 +138,11 @@ def test_write_that_outlives_its_lease_is_not_repeated_when_the_routing_is_the_s
 def test_filter_write_of_a_paused_client_makes_the_migration_suspect(
     migrating: Migrating, ferry: FerryClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it changed on the source alone may no longer match its filter, so only a full check can find it."""
+    """
+    What it changed on the source alone no longer matches its filter there, so it is in no journal for sure.
+
+    Carried out again it matches on the target, but only a full check may say that nothing escaped.
+    """
     migrating.backfill()
     assert migrating.verify().passed
     on_old_routing(ferry, lease_until=FOREVER)
@@ -146,7 +150,6 @@ def test_filter_write_of_a_paused_client_makes_the_migration_suspect(
     ferry.set_payload(migrating.source, {"group": 77}, named("group", 3))
     with pytest.raises(Refused, match="was stopped in the middle of a write"):
         commands.switch(migrating.connection, migrating.source, percent=1)
-    assert not migrating.verify().passed
     assert migrating.verify(repair=True).passed
     source, target = migrating.sides()
     assert source == target

@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"cli", "demo", "mcp", "web", "indexer", "transfer", "__main__"},
 ]
 # What the pure part may use: no clock, no network, no threads, no client.
-PURE = {"__future__", "collections", "dataclasses", "enum", "typing", "qferry.errors", "qferry.protocol"}
+PURE = {"__future__", "collections", "dataclasses", "enum", "functools", "typing", "qferry.errors", "qferry.protocol"}
 # What flows may not use, directly: they ask their driver instead.
 IMPURE = {"asyncio", "concurrent", "httpx", "os", "random", "requests", "socket", "threading", "time"}
 # It tells errors apart by their classes, some of which are the HTTP library's.

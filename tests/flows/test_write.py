@@ -386,3 +386,28 @@ def test_configuration_is_sent_to_both_sides_at_once() -> None:
     play, found = Play(lambda effect: getattr(effect, "collection", "")), session()
     assert play.run(configure(found, "create_payload_index", "b", {"field_name": "n"})) == "a"
     assert play.told == ["create_payload_index a", "create_payload_index b"]
+
+
+def test_batch_that_is_repeated_meets_again_what_it_has_written_anew() -> None:
+    """
+    Upsert 1 with g=1, then `delete where g=1`; somebody deletes 1 in between, so the filter matches nothing at first.
+
+    Carried out again, the upsert brings 1 back, and the delete must meet it: every order of the calls leaves it absent.
+    """
+
+    def answer(effect: Request | Call) -> Any:
+        if isinstance(effect, Request):
+            return {"points": [], "next_page_offset": None}
+        if effect.collection == "b" and play.told.count("batch_update_points b") == 2:
+            found.lease_until = 0.0
+        return sides()(effect)
+
+    operations = [
+        models.UpsertOperation(upsert=models.PointsList(points=[POINT])),
+        models.DeleteOperation(delete=models.FilterSelector(filter=FILTER)),
+    ]
+    found = session()
+    play = Play(answer, lambda: found.adopt([MIGRATION], sent_at=play.now, now=play.now))
+    play.run(write(found, "batch_update_points", "a", {"update_operations": operations}))
+    last = [e.body["filter"]["must"] for e in play.sent if isinstance(e, Request)][-1]
+    assert last[1]["has_id"] == [1]

@@ -17,7 +17,7 @@ from qferry.protocol.session import Session
 
 from .calls import PHASES, Planned, flow_of
 from .clients import Client
-from .network import GRACE_S
+from .network import GRACE_S, LATE_S
 from .possible_states import Call, State, as_state
 from .world import Accidents, Task, World
 
@@ -111,6 +111,7 @@ class _Life:
         self._client = Client(self._world, name, plan.accidents if not generation else {}, session)
         self._left = [list(stream) for stream in plan.streams]
         self._running = len(self._left)
+        self._calls: list[Call] = []
         for calls in self._left:
             self._go_on(calls)
 
@@ -118,6 +119,8 @@ class _Life:
         """See whether the process has died, or has nothing more to do."""
         plan, done = self._plan, self._application.open.discard
         if not self._client.alive:
+            for call in self._calls:  # what it had sent has landed by then, or never does
+                call.end = min(call.end, self._client.killed_at + LATE_S)
             rest = tuple(tuple(calls) for calls in self._left if calls)
             if rest and self._generation < _LIVES:
                 self._application.start(replace(plan, streams=rest), self._generation + 1)
@@ -144,6 +147,7 @@ class _Life:
             return
         call = Call(client.name, world.now, planned.steps, planned.reads)
         self._application.calls.append(call)
+        self._calls.append(call)
         term = client.session.term
         world.note(client.name, "calls", planned)
 

@@ -1,35 +1,88 @@
 """
 Deliberately broken variants of qferry, each a patch of one function of what ships.
 
-They show that the simulator has teeth: every one must break a promise within a few thousand schedules.
+They show that the simulator has teeth: every one must break a promise within a few thousand schedules, and the flows
+that ship must not in the same schedule.  A mistake is given the shipped function first, so that it can be the shipped
+one with something left out, and goes on fitting when that changes.
+
+When a change of the scenarios or of the flows has moved the schedules, search anew:
+`python -m tests.simulation.broken_variants --within 3000 [--only NAME]`.
 """
 
-# ruff: noqa: ARG001  a replacement takes what the shipped function takes
+# ruff: noqa: ARG001  a mistake takes what the shipped function takes
 
 from __future__ import annotations
 
+import argparse
+import inspect
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import wraps
 from typing import Any
 from unittest.mock import patch
 
-from qferry.control import records
+from qdrant_client import models
+
+from qferry.control import records, wire
 from qferry.errors import Rejected
-from qferry.flows import write
+from qferry.flows import copy, lifecycle, settle, write
 from qferry.flows.coordinator import Coordinator
-from qferry.flows.effects import Flow, Now, Outcome, Together
-from qferry.protocol.phases import Side
+from qferry.flows.effects import Effect, Flow, Now, Outcome, Request, Together
+from qferry.protocol.doubt import Doubt
+from qferry.protocol.journal import Flush, Journal
+from qferry.protocol.phases import Phase, Routing, Side
+from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration
+from qferry.protocol.session import Route, Session
 
-VARIANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {}
+from .scenario import Scenario
+from .simulation import Result, simulate
+
+WITHIN = 3000
+# An error of the variant's own making says that it does not fit what ships, and not that a promise was broken.
+_MISFITS = re.compile(r"\b(TypeError|AttributeError|KeyError|NameError|ValueError|IndexError|UnboundLocalError)\b")
 
 
-def variant(owner: Any, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a replacement for `owner.name`; its docstring says what is wrong with it."""
+@dataclass(frozen=True)
+class Variant:
+    """
+    One mistake.
 
-    def register(broken: Callable[..., Any]) -> Callable[..., Any]:
-        VARIANTS[broken.__name__] = (owner, name, broken)
-        return broken
+    Args:
+        owner: The module or class whose function it replaces.
+        name: That function.
+        replacement: What takes its place.
+        wrong: What is wrong with it, in a sentence.
+    """
+
+    owner: Any
+    name: str
+    replacement: Any
+    wrong: str
+
+
+VARIANTS: dict[str, Variant] = {}
+Mistake = Callable[..., Any]
+
+
+def variant(owner: Any, name: str) -> Callable[[Mistake], Mistake]:
+    """Register a mistake that takes the place of `owner.name`; it is given the shipped function first."""
+
+    def register(mistake: Mistake) -> Mistake:
+        shipped = inspect.getattr_static(owner, name)
+        function: Any = shipped
+        if isinstance(shipped, property | classmethod):
+            function = shipped.fget if isinstance(shipped, property) else shipped.__func__
+
+        @wraps(function)
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            return mistake(function, *args, **kwargs)
+
+        kind = type(shipped) if function is not shipped else lambda plain: plain
+        VARIANTS[mistake.__name__] = Variant(owner, name, kind(replacement), inspect.getdoc(mistake) or "")
+        return mistake
 
     return register
 
@@ -37,20 +90,90 @@ def variant(owner: Any, name: str) -> Callable[[Callable[..., Any]], Callable[..
 @contextmanager
 def broken(name: str) -> Iterator[None]:
     """Put a variant in place, wherever the shipped function has been imported to."""
-    owner, attribute, replacement = VARIANTS[name]
-    shipped = getattr(owner, attribute)
+    found = VARIANTS[name]
+    shipped = inspect.getattr_static(found.owner, found.name)
+    # Under pytest this package is called `simulation`.
+    importing = [m for n, m in sys.modules.items() if n.startswith(("qferry", "tests.simulation", "simulation."))]
     with ExitStack() as stack:
-        stack.enter_context(patch.object(owner, attribute, replacement))
-        for module in [
-            m for n, m in sys.modules.items() if n.startswith(("qferry", "tests.simulation", "simulation."))
-        ]:
-            if module is not owner and getattr(module, attribute, None) is shipped:
-                stack.enter_context(patch.object(module, attribute, replacement))
+        stack.enter_context(patch.object(found.owner, found.name, found.replacement))
+        for module in importing:
+            if module is not found.owner and vars(module).get(found.name) is shipped:
+                stack.enter_context(patch.object(module, found.name, found.replacement))
         yield
 
 
+def promise_broken(result: Result) -> str:
+    """
+    The promise that a run has broken, in words; empty if it kept them all.
+
+    That a command never comes to its end is an inconvenience and not counted.
+
+    Raises:
+        TypeError: The variant does not fit what ships any more.
+    """
+    found = [v for v in result.violations if not v.promise.startswith("every command")]
+    misfit = next((v.text for v in found if _MISFITS.search(v.text)), None)
+    if misfit is not None:
+        raise TypeError(f"The variant raises an error of its own, adapt it to what ships: {misfit}")
+    return f"{found[0].promise}: {found[0].text}" if found else _only_verification_knew(result)
+
+
+def _only_verification_knew(result: Result) -> str:
+    """
+    What a full check found although nothing was suspected; empty if there is nothing of the kind.
+
+    Everything the simulated application writes goes through qferry.  So by rule (J) what differs is in the journal, or
+    a suspicion is; what only the full check knew of, the journal had lost.  Repaired, it breaks no other promise.
+    """
+    home = result.world.network.servers[HOME].qdrant.collections.get(CONTROL_COLLECTION)
+    events = home.of_kind("event") if home is not None else []
+    suspected = False
+    for event in sorted(events, key=lambda e: e["epoch"]):
+        found = event["details"].get("every point", "")
+        if not suspected and (", none differ" not in found or "repaired" in found) and found:
+            return f"J: what differs is in the journal until it is equal: {found}"
+        suspected = (suspected or event["what"] == "suspect") and event["what"] != "verified"
+    return ""
+
+
+def tampered(flow: Flow[Any], tamper: Callable[[Effect], Flow[Any]]) -> Flow[Any]:
+    """Run a flow, but carry each of its effects out by `tamper`, which may change it or leave it out."""
+    value: Any = None
+    error: Exception | None = None
+    try:
+        while True:
+            try:
+                effect = flow.throw(error) if error is not None else flow.send(value)
+            except StopIteration as stop:
+                return stop.value
+            value, error = None, None
+            try:
+                value = yield from tamper(effect)
+            except Exception as raised:  # noqa: BLE001  the flow is given what its effect ended in
+                error = raised
+    finally:
+        flow.close()
+
+
+def _journalled_entries(m: Migration) -> Flow[list[Any]]:
+    """The ids in the durable journal."""
+    found: list[Any] = []
+    offset = None
+    while True:
+        page = yield wire.scroll(HOME, m.journal_collection, offset=offset)
+        found += [point["id"] for point in page["points"]]
+        offset = page["next_page_offset"]
+        if offset is None:
+            return found
+
+
+# Writing.
+
+
 @variant(write, "journalled")
-def documents_recipe(session: Any, view: Any, route: Any, operations: Any, options: Any) -> Flow[Any]:
+def documents_recipe(
+    _: Any, session: Any, view: Any, route: Any, operations: Any, options: Any, *__: Any, **___: Any
+) -> Flow[Any]:
     """Write to one side and then to the other, without a journal; whatever the target says is the caller's."""
     for side in (Side.SOURCE, Side.TARGET):
         (outcome,) = yield Together((write._batch(route, side, operations, options),))
@@ -60,14 +183,216 @@ def documents_recipe(session: Any, view: Any, route: Any, operations: Any, optio
 
 
 @variant(write, "_leave_out_missing")
-def handing_the_targets_404_to_the_caller(route: Any, side: Side, run: Any, ids: Any, options: Any) -> Flow[Outcome]:
+def handing_the_targets_404_to_the_caller(_: Any, *__: Any, **___: Any) -> Flow[Outcome]:
     """Let a partial update fail because the target lacks the point."""
     yield Now()
     return Outcome(error=Rejected("The target has no such point.", status=404))
 
 
+@variant(write, "_judge_other")
+def acknowledging_what_the_target_lacks(_: Any, *__: Any, **___: Any) -> Flow[None]:
+    """Tell the caller of success whatever became of the write on the other side."""
+    yield Now()
+
+
+@variant(write, "_half_refused")
+def a_refusal_is_a_verdict(_: Any, route: Any, refusal: Exception, ids: Any) -> Exception:
+    """Pass on the source's refusal while the target may still carry the write out."""
+    return refusal
+
+
+@variant(write, "_resolve")
+def resolving_filters_on_one_side(shipped: Any, route: Any, chosen: Any) -> Flow[list[Any]]:
+    """Ask only the side that is truth which points a filter matches."""
+
+    def of_the_truth(effect: Effect) -> Flow[Any]:
+        if not isinstance(effect, Together):
+            return (yield effect)
+        first, *others = effect.effects
+        answered = yield Together((first,))
+        return [*answered, *(Outcome({"points": [], "next_page_offset": None}) for _ in others)]
+
+    return (yield from tampered(shipped(route, chosen), of_the_truth))
+
+
+# The journal in a writer's memory.
+
+
+@variant(write.ops, "ids_of")
+def not_journalling_deletes(shipped: Any, operation: Any) -> list[Any]:
+    """Note what is written, and not what is deleted."""
+    return [] if isinstance(operation, models.DeleteOperation) else list(shipped(operation))
+
+
+@variant(Journal, "start_flush")
+def never_flushing(shipped: Any, journal: Journal) -> Flush:
+    """Keep the journal in memory."""
+    return replace(shipped(journal), ids=())
+
+
+@variant(Journal, "end")
+def dropping_ids_of_unknown_fate(shipped: Any, journal: Journal, ids: Any, doubt: Doubt | None = None) -> None:
+    """Take a write that got no answer for one that never was."""
+    ids = list(ids)
+    shipped(journal, ids)
+    for point_id in ids if doubt is not None else ():
+        journal._ended.pop(point_id, None)
+
+
+# Leases, registration and acknowledgements, as a writer keeps them.
+
+
+@variant(Session, "valid")
+def a_lease_that_never_expires(_: Any, session: Session, now: float) -> bool:
+    """Act on routing that was read once, however long ago."""
+    return session.lease_until > float("-inf")
+
+
+@variant(Session, "valid")
+def a_lease_on_the_wall_clock(shipped: Any, session: Session, now: float) -> bool:
+    """Look at a clock that somebody may set back, and has: by ten seconds."""
+    return bool(shipped(session, now - 10.0))
+
+
+# The coordinator's word and ear.
+
+
 @variant(Coordinator, "acknowledged")
-def not_waiting_for_acknowledgements(self: Coordinator, epoch: int, *, seen: bool = False) -> Flow[list[Any]]:
+def not_waiting_for_acknowledgements(_: Any, co: Coordinator, epoch: int, *, seen: bool = False) -> Flow[list[Any]]:
     """Take it that every writer follows at once."""
     listed: list[Any] = yield from records.writers()
     return listed
+
+
+@variant(Coordinator, "_bury")
+def never_suspecting(_: Any, co: Coordinator, writer: Any) -> Flow[None]:
+    """Take a writer off the list that has vanished with what it had not flushed."""
+    yield records.forget(writer.id)
+
+
+# Copy, check, repair.
+
+
+@variant(copy, "_write")
+def settling_during_the_copy(shipped: Any, co: Coordinator, points: Any, size: int) -> Flow[None]:
+    """Settle the journal between reading a page and writing it."""
+    yield from co.roll_call("settling during the copy")
+    for point_id in (yield from _journalled_entries(co.migration)):
+        yield from settle.repair(co, [point_id])
+        yield wire.delete(HOME, co.migration.journal_collection, {"filter": wire.points_in([point_id])})
+    yield from shipped(co, points, size)
+
+
+@variant(copy, "_write")
+def saving_progress_before_applying(shipped: Any, co: Coordinator, points: Any, size: int) -> Flow[None]:
+    """Save that a page was copied, then write it, and take it for written whatever the answer is."""
+    yield from co.save({"copy_cursor": points[-1]["id"] + 1})
+    whole = [{"id": p["id"], "payload": p["payload"], "vector": p["vector"]} for p in points]
+    yield from co.write_target(wire.upsert(co.migration.target_url, co.fence, whole))
+
+
+@variant(settle, "_settle")
+def settling_newer_touches(shipped: Any, co: Coordinator, *entries: Any, **given: Any) -> Flow[Any]:
+    """Remove a journal entry one heartbeat after it was checked, also if it was touched again."""
+
+    def whatever_the_token(effect: Effect) -> Flow[Any]:
+        if isinstance(effect, Request) and effect.op == "delete" and "_journal_" in effect.path:
+            yield from co.roll_call("settling newer touches")
+            effect = replace(effect, body={"filter": {"must": effect.body["filter"]["must"][:1]}})
+        return (yield effect)
+
+    return (yield from tampered(shipped(co, *entries, **given), whatever_the_token))
+
+
+@variant(settle, "check")
+def a_check_that_overlooks_resurrected_points(shipped: Any, migration: Migration, ids: Any) -> Flow[dict[Any, Any]]:
+    """Compare what the source has, and not what the target has besides."""
+    differing = yield from shipped(migration, ids)
+    return {i: point for i, point in differing.items() if point is not None}
+
+
+@variant(settle, "content")
+def a_check_that_skips_payloads(shipped: Any, point: Any) -> bytes:
+    """Compare vectors only."""
+    return bytes(shipped(point and {"vector": point["vector"]}))
+
+
+@variant(settle, "content")
+def a_check_that_skips_vectors(shipped: Any, point: Any) -> bytes:
+    """Compare payloads only."""
+    return bytes(shipped(point and {"payload": point["payload"]}))
+
+
+# Reads on the target.
+
+
+@variant(Route, "of")
+def reading_the_target_before_it_is_verified(shipped: Any, cls: type[Route], migration: Migration, pins: Any) -> Route:
+    """Read from the target as soon as writes go there, as ENABLE_NEW_READS would have it."""
+    route: Route = shipped(cls, migration, pins)
+    return replace(route, read_percent=100) if route.writes is Routing.DUAL else route
+
+
+# The finish.
+
+
+@variant(lifecycle, "_clean_cycle")
+def finishing_without_a_clean_cycle(_: Any, co: Coordinator) -> Flow[None]:
+    """Finish as soon as the evidence is there."""
+    yield from lifecycle.require_evidence(co)
+
+
+@variant(lifecycle, "_move_aliases")
+def repairing_after_the_finish(shipped: Any, co: Coordinator) -> Flow[None]:
+    """Go through the journal once more when the target has become the only truth."""
+    yield from co.fenced()
+    for point_id in (yield from _journalled_entries(co.migration)):
+        yield from settle.repair(co, [point_id])
+    yield from shipped(co)
+
+
+@variant(Migration, "routing")
+def truth_and_writes_moving_at_once(shipped: Any, migration: Migration) -> Routing:
+    """Let writers leave the source in the very step in which the target becomes truth."""
+    return Routing.TARGET_ONLY if migration.phase is Phase.FINISHING else Routing(shipped(migration))
+
+
+def keeps_all(result: Result) -> bool:
+    """Whether a run of what ships went as it should."""
+    return not result.violations and not promise_broken(result)
+
+
+def caught(name: str, scenario: Scenario) -> str:
+    """The promise that a variant breaks in a schedule in which what ships breaks none; empty if there is none."""
+    with broken(name):
+        promise = promise_broken(simulate(scenario))
+    return promise if promise and keeps_all(simulate(scenario)) else ""
+
+
+def search(name: str, seeds: Sequence[int]) -> tuple[int, str] | None:
+    """The first of the seeds whose schedule catches a variant, and the promise broken there."""
+    for seed in seeds:
+        promise = caught(name, Scenario.of(seed))
+        if promise:
+            return seed, promise
+    return None
+
+
+def main() -> int:
+    """Search for the first schedule that catches each variant; 1 if one survives."""
+    parser = argparse.ArgumentParser(prog="tests.simulation.broken_variants", description=__doc__)
+    parser.add_argument("--within", type=int, default=WITHIN, help="how many schedules to try")
+    parser.add_argument("--only", choices=VARIANTS, metavar="NAME", help="one variant instead of all")
+    given = parser.parse_args()
+    survivors = 0
+    for name in [given.only] if given.only else VARIANTS:
+        found = search(name, range(given.within))
+        survivors += found is None
+        told = f"{found[0]:5} {found[1][:120]}" if found is not None else "      survives"
+        sys.stdout.write(f"{name:42} {told}\n")
+        sys.stdout.flush()
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

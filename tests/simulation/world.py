@@ -12,6 +12,7 @@ import heapq
 import random
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from math import inf
 from typing import Any
 
 from qferry.flows.effects import (
@@ -104,6 +105,7 @@ class Process:
         self.alive = True
         world.processes.append(self)
         self.stopped_until = 0.0
+        self.killed_at = inf
         self.roughness = self.random.choice(ROUGHNESS)  # how often its requests take long, without anything being wrong
         self._sluggishness = self.random.choice(SLUGGISHNESS)
         self._accidents = accidents or {}
@@ -139,6 +141,7 @@ class Process:
         """End here and now; what was sent is on its way."""
         self.world.note(self.name, "is killed")
         self.alive = False
+        self.killed_at = self.world.now
 
     def fresh(self, answered: Answered, renew: bool) -> None:
         """Carry out `Fresh`; only a client can."""

@@ -139,13 +139,20 @@ def repeatable(method: str, arguments: Mapping[str, Any]) -> bool:
 
 
 def _as_chosen(method: str, given: Mapping[str, Any], chosen: Mapping[int, Sequence[PointId]]) -> Mapping[str, Any]:
-    """The arguments of a batch that is carried out again: a filter is limited to what it matched the first time."""
+    """
+    The arguments of a batch that is carried out again: a filter is limited to what it matched the first time.
+
+    Besides, it may match what the batch has written anew before it: those points are as the batch made them, whatever
+    became of them since.
+    """
     if method != "batch_update_points" or not chosen:
         return given
-    operations = [
-        ops.narrowed(operation, chosen[n]) if n in chosen else operation
-        for n, operation in enumerate(given["update_operations"])
-    ]
+    operations: list[Operation] = []
+    anew: list[PointId] = []
+    for n, operation in enumerate(given["update_operations"]):
+        operations.append(ops.narrowed(operation, list({*chosen[n], *anew})) if n in chosen else operation)
+        if isinstance(operation, models.UpsertOperation):
+            anew += ops.ids_of(operation)
     return {**given, "update_operations": operations}
 
 
