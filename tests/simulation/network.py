@@ -212,6 +212,8 @@ class Flight:
         self.world.note(self.process.name, what, (effect, value))
         if isinstance(effect, Request) and effect.op == "set_payload":
             self.network.record_changed()
+        if isinstance(effect, Request) and self.is_write and value["status"] == "wait_timeout":
+            return None, _no_answer(effect, "wait_timeout")  # as the drivers do
         return value, None
 
     def break_off(self, why: str) -> None:

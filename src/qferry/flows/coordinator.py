@@ -87,6 +87,12 @@ class Coordinator:
         self.migration = yield from records.read_migration(m.id)
         if self.migration.claim != self.token:
             raise self.claim_gone()
+        if self.migration.epoch < changes.get("epoch", 0):
+            # Nobody can have acknowledged what is not in force; going on would take their silence for consent.
+            raise Unreachable(
+                "The server has accepted a change of the migration's record and not carried it out yet.",
+                hint="Run the command again; nothing was lost.",
+            )
 
     def note(self, what: str, **details: Json) -> Flow[None]:
         """Append a line of history: who did what, when, at which epoch."""

@@ -428,7 +428,7 @@ def _judge_other(
 def _half_refused(route: Route, refusal: Exception, ids: Sequence[PointId]) -> TargetWriteFailed:
     """A refusal is no verdict while readers see the target, and it may still carry the write out."""
     error = TargetWriteFailed(
-        f"The source refused the write ({text_of(refusal)}), but the target `{route.migration.target}` has not "
+        f"The source did not take the write ({text_of(refusal)}), but the target `{route.migration.target}` has not "
         "answered and may still carry it out.",
         hint="Repeat the call; the points stay in the journal until both sides are equal.",
         point_ids=list(ids),
