@@ -139,8 +139,8 @@ def test_fence_is_in_force_when_every_node_has_made_its_copy() -> None:
     ("drop", "create", "waits"),
     [
         ([COPIED.fence("x")], {}, False),
-        ([COPIED.mend], {}, True),
-        ([], {COPIED.mend: "b"}, True),
+        ([f"{COPIED.mend_prefix}1"], {}, True),
+        ([], {f"{COPIED.mend_prefix}1": "b"}, True),
         ([], {"_qferry_m1-00000_target": "b"}, False),
     ],
 )

@@ -151,14 +151,20 @@ class Coordinator:
 
         The next full check, or a wait, must follow before anyone relies on nothing landing through the old one.
         """
-        yield from self.publish({"mends": self.migration.mends + 1}, "mending opened")
         m = self.migration
         old = yield from self._aliases(m.mend_prefix)
-        yield wire.change_aliases(m.target_url, drop=old, create={m.mend: m.target})
+        token: str = yield NewId()
+        # A coordinator that is overtaken right here has opened a door that no record will ever name.
+        door = f"{m.mend_prefix}{token[:12]}"
+        yield wire.change_aliases(m.target_url, create={door: m.target})
+        yield from self.publish({"mend": door}, "mending opened")
+        if old:
+            yield wire.change_aliases(m.target_url, drop=old)
 
     def keep_mending(self) -> Flow[None]:
-        """Open mending if a `finish` that died has left it closed."""
-        if self.migration.phase is Phase.SWITCHED and not (yield from self._aliases(self.migration.mend_prefix)):
+        """Open mending if a command that died has left it closed."""
+        m = self.migration
+        if m.phase is Phase.SWITCHED and m.mend not in (yield from self._aliases(m.mend_prefix)):
             yield from self.open_mending()
 
     def close_mending(self) -> Flow[None]:

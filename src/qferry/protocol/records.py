@@ -62,7 +62,7 @@ class Migration:
     verified: Mapping[str, Any] | None = (
         None  # evidence of the last clean full check; None: not, or no longer, verified
     )
-    mends: int = 0  # how often the door for `mend` has been changed
+    mend: str = ""  # the alias through which writers bring a point that the target lacks, while readers see the target
     suspicions: tuple[str, ...] = ()  # reasons why only a full check may be trusted
     finished_at: str | None = None
     cleanup_after: str | None = None
@@ -105,11 +105,6 @@ class Migration:
     def mend_prefix(self) -> str:
         """What every alias for mending begins with."""
         return f"{CONTROL_COLLECTION}_{self.id[:8]}_mend_"
-
-    @property
-    def mend(self) -> str:
-        """The alias through which writers bring a point that the target lacks, while readers see the target."""
-        return f"{self.mend_prefix}{self.mends}"
 
     @property
     def fence_prefix(self) -> str:
