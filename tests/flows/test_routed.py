@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import httpx
 import pytest
 from playing import MIGRATION, Play, session
+from qdrant_client.http.exceptions import ResponseHandlingException
 
 from qferry.errors import LeaseLost, NotAllowed, Unreachable
 from qferry.flows.effects import Call, Request
@@ -108,6 +110,24 @@ def test_dual_call_that_outlived_its_lease_is_repeated_on_the_same_routing() -> 
     play = lapsing(found, to=phase(Phase.SWITCHED, epoch=3))
     play.run(routed(found, "a", lambda view, _: one_sided(view, Call("", "delete", "a", (), {}))))
     assert play.told == ["delete a", "delete a"]
+
+
+def test_write_of_unknown_fate_that_outlived_its_lease_is_not_repeated() -> None:
+    """
+    The first request may land after the second, and undo what others wrote in between.
+
+    Told of success, or that the point is missing, the caller would not expect that; told of the lost answer, it does.
+    """
+    found = session(phase(Phase.COPIED))
+
+    def answer(_: Request | Call) -> Exception:
+        found.lease_until = 0.0
+        return ResponseHandlingException(httpx.ReadTimeout("late"))
+
+    play = Play(answer, lambda: found.adopt([phase(Phase.ABORTING, epoch=3)], sent_at=play.now, now=play.now))
+    with pytest.raises(ResponseHandlingException):
+        play.run(routed(found, "a", lambda view, _: one_sided(view, Call("", "delete", "a", (), {}))))
+    assert len(play.sent) == 1
 
 
 def test_call_that_outlives_every_lease_is_not_repeated_for_ever() -> None:

@@ -75,6 +75,9 @@ def routed(
                 raise failed
             return result
         repeats += 1
+        if writes and failed is not None and fate_of(failed.__cause__ or failed) is Fate.UNKNOWN:
+            # What was sent may still land; behind a second attempt it would undo what others write after that.
+            raise failed
         if not repeatable() or repeats > REPEATS_MAX:
             raise failed or overtaken()
 
