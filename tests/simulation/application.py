@@ -192,7 +192,7 @@ class _Life:
                 call.excuse = "stopped"  # it was, and the batch is of those that are not carried out twice
             if call.outcome == "missing":
                 call.error = "a point was not found"
-        if call.outcome == "ok" and planned.steps and task.hurt:
+        if (call.outcome == "ok" or planned.upload) and planned.steps and task.hurt:
             # It was tried again, as uploads are: the request that got no answer may still land, migration or not.
             self._application.calls.append(replace(call, outcome="unknown", error=""))
         self._world.note(call.who, f"is told {call.outcome}", call.error or value)

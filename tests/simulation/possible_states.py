@@ -143,7 +143,7 @@ class PointHistory:
         latest = inf if call.outcome == "unknown" else call.end
         if ok and (len(steps) > 1 or call.outlived_lease):
             # It may be carried out twice within its call, and show its first states again.
-            second_pass = len(self._writes) + len(steps)
+            second_pass = len(self._writes) + len(steps) if not call.outlived_lease else None
             for step in steps:
                 self._writes.append(
                     _Write(step, call.start, call.end, inf, required=False, latest=latest, not_after=second_pass)

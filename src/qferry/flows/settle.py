@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import orjson
@@ -164,13 +165,15 @@ def _settle(co: Coordinator, entries: dict[PointId, str], *, mend: bool) -> Flow
 
 
 def drain_well(co: Coordinator, *, small: int = 1000, passes: int = 20) -> Flow[Settled]:
-    """Drain until what remains is only what was written in the last moments."""
+    """Drain until what remains is only what was written in the last moments, or does not become less."""
     total = Settled()
+    before: float = inf
     for _ in range(passes):
         done = yield from drain(co)
         total += done
-        if done.checked <= small:
+        if done.checked <= small or done.checked >= before:
             break
+        before = done.checked
     return total
 
 
