@@ -41,6 +41,7 @@ _OUT_OF_ORDER = (
     "it lacks ",
     # A documented limit: a lease that runs out in the middle of a call that cannot be carried out twice.
     "took longer than its lease",
+    "has not answered and may still carry it out",
 )
 
 

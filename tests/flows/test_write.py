@@ -283,8 +283,10 @@ def test_write_that_leaves_dual_writes_is_waited_for(method: str) -> None:
 def test_refusal_is_no_verdict_while_readers_see_a_target_that_may_still_carry_it_out(value: Phase) -> None:
     """The source refuses, the target's answer is lost: told "not found", the caller would see the write later."""
     play, found = Play(sides(source=MISSING, target=SILENT)), session(phase(value))
-    with pytest.raises(UnexpectedResponse if value is Phase.COPIED else TargetWriteFailed):
+    with pytest.raises(UnexpectedResponse if value is Phase.COPIED else TargetWriteFailed) as raised:
         play.run(write(found, "set_payload", "a", {"payload": {}, "points": [1]}))
+    # What is unknown is why it failed: nobody may take the source's word for the whole, nor repeat it (`routed`).
+    assert raised.value.__cause__ is (None if value is Phase.COPIED else SILENT)
     assert held(found) == {1}
 
 

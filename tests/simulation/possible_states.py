@@ -141,7 +141,7 @@ class PointHistory:
         steps = [step for step in call.steps if step.touches(self.point)]
         ok = call.outcome == "ok"
         latest = inf if call.outcome == "unknown" else call.end
-        if ok and (len(steps) > 1 or call.outlived_lease):
+        if (ok and len(steps) > 1) or call.outlived_lease:
             # It may be carried out twice within its call, and show its first states again.
             second_pass = len(self._writes) + len(steps) if not call.outlived_lease else None
             for step in steps:

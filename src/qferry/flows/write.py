@@ -279,7 +279,7 @@ def _send(
     if error is None:
         error = yield from _judge_other(session, route, outcomes[1:], ids)
     elif m.phase is Phase.SWITCHED and not _in_doubt(outcomes[0]) and any(map(_in_doubt, outcomes[1:])):
-        error = _half_refused(route, error, ids)
+        error = _half_refused(route, error, outcomes[1].error, ids)
     if error is not None:
         raise error
     return _weaker(outcomes)
@@ -425,7 +425,9 @@ def _judge_other(
     return error
 
 
-def _half_refused(route: Route, refusal: Exception, ids: Sequence[PointId]) -> TargetWriteFailed:
+def _half_refused(
+    route: Route, refusal: Exception, lost: Exception | None, ids: Sequence[PointId]
+) -> TargetWriteFailed:
     """A refusal is no verdict while readers see the target, and it may still carry the write out."""
     error = TargetWriteFailed(
         f"The source did not take the write ({text_of(refusal)}), but the target `{route.migration.target}` has not "
@@ -434,7 +436,7 @@ def _half_refused(route: Route, refusal: Exception, ids: Sequence[PointId]) -> T
         point_ids=list(ids),
         side=Side.TARGET.value,
     )
-    error.__cause__ = refusal
+    error.__cause__ = lost or refusal
     return error
 
 
