@@ -1,10 +1,10 @@
 """
 The scopes that are explored.
 
-One point and two writers throughout, with one or two calls each: whatever can go wrong between two sides goes wrong
-with one point, and a third writer of it adds no new neighbour to any step (that is an experience, not a proof; many
-points and writers are the random simulator's).  What is left out of a scope to keep it complete in seconds is named
-in its line; `python -m tests.exhaustive` says how many states each has.
+Two writers (one, where it says so) of one point, with one or two calls each: whatever can go wrong between two sides
+goes wrong with one point, and a third writer of it adds no new neighbour to any step (that is an experience, not a
+proof; many points and writers are the random simulator's).  What is left out of a scope to keep it complete in seconds
+is named in its line; `python -m tests.exhaustive` says how many states each has.
 """
 
 from __future__ import annotations
