@@ -195,12 +195,6 @@ def acknowledging_what_the_target_lacks(_: Any, *__: Any, **___: Any) -> Flow[No
     yield Now()
 
 
-@variant(write, "_half_refused")
-def a_refusal_is_a_verdict(_: Any, route: Any, refusal: Exception, ids: Any) -> Exception:
-    """Pass on the source's refusal while the target may still carry the write out."""
-    return refusal
-
-
 @variant(write, "_resolve")
 def resolving_filters_on_one_side(shipped: Any, route: Any, chosen: Any) -> Flow[list[Any]]:
     """Ask only the side that is truth which points a filter matches."""

@@ -16,7 +16,6 @@ from .simulation import simulate
 CAUGHT_AT = {
     "documents_recipe": 0,
     "handing_the_targets_404_to_the_caller": 2,
-    "a_refusal_is_a_verdict": 1889,
     "resolving_filters_on_one_side": 1190,
     "acknowledging_what_the_target_lacks": 1,
     "not_journalling_deletes": 1280,

@@ -198,9 +198,10 @@ class Coordinator:
         self._reads_are_held = True
 
     def give_reads_back(self) -> Flow[None]:
-        """Let readers see the target again."""
+        """Let readers see the target again; done when new calls follow it."""
         self._reads_are_held = False
-        yield from self.publish({"reads_held": False}, "reads given back to the target")
+        epoch = yield from self.publish({"reads_held": False}, "reads given back to the target")
+        yield from self.acknowledged(epoch, seen=True)
 
     def outlast_observers(self) -> Flow[None]:
         """
