@@ -246,6 +246,7 @@ class Writer(Process):
         self._counted = counted
         self._owner_of_last_beat = ""
         self._waiting: list[str] = []
+        self._said_seen = session.acked  # what new calls follow, as reported last
 
     def roots(self) -> tuple[object, ...]:
         """The session and what has been done."""
@@ -255,11 +256,14 @@ class Writer(Process):
             self.spare_beats,
             self.news_beats,
             self._waiting,
+            self._said_seen,
             self.session.beat if self._counted else None,
         )
 
     def must_wait(self, effect: Effect) -> bool:
-        """Also at a look at the clock, if it is careful."""
+        """Also at a look at the clock, if it is careful; what is reported is remembered."""
+        if isinstance(effect, Request) and (seen := seen_in(effect)) is not None:
+            self._said_seen = seen
         return super().must_wait(effect) or (self._careful and isinstance(effect, Now))
 
     def start(self, what: str) -> None:
@@ -330,10 +334,10 @@ class Writer(Process):
 
     @property
     def has_something_to_say(self) -> bool:
-        """Whether a heartbeat would acknowledge something that is not acknowledged yet."""
+        """Whether a heartbeat would acknowledge something, or say of something that it is seen, for the first time."""
         session = self.session
         view = next((v for v in session.retired if not v.ended(self.clock)), session.view)
-        return view.epochs != session.acked
+        return view.epochs != session.acked or session.view.epochs != self._said_seen
 
     @property
     def calm(self) -> bool:
@@ -414,6 +418,14 @@ def writes_history(effect: Request) -> bool:
     if effect.op != "upsert" or CONTROL_COLLECTION not in effect.path:
         return False
     return any(point["payload"].get("kind") == "event" for point in effect.body["points"])
+
+
+def seen_in(effect: Request) -> Mapping[str, int] | None:
+    """The epochs that a writer's report says its new calls follow; None if it is no such report."""
+    if effect.op != "upsert" or CONTROL_COLLECTION not in effect.path:
+        return None
+    payload: Mapping[str, Any] = effect.body["points"][0]["payload"]
+    return payload["seen"] if payload.get("kind") == "writer" else None
 
 
 def counts_journal(effect: Effect) -> bool:

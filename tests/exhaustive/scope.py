@@ -185,7 +185,7 @@ def _server(scope: Scope, m: Migration, writers: tuple[str, ...]) -> FakeQdrant:
         server.request("PUT", f"/collections/{name}", {"vectors": {}}, {})
     server.request("PUT", f"/collections/{m.journal_collection}/points", {"points": entries}, {"wait": "true"})
     known = [records.put(m.id, m.to_payload())]
-    known += [records.put_writer(replace(_session(name, m).record(0.0), seen={})) for name in writers]
+    known += [records.put_writer(_session(name, m).record(0.0)) for name in writers]
     for request in known:
         server.request(request.method, request.path, request.body, request.params)
     aliases = {m.marker(Side.SOURCE): SOURCE, m.marker(Side.TARGET): TARGET, m.fence(HOLDER): TARGET}

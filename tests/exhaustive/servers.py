@@ -137,8 +137,7 @@ class Servers:
         (point,) = effect.body["points"][:1]
         if point["payload"].get("kind") != "writer":
             return effect
-        # `seen` is read by `rollback` only, which is in no scope.
-        kept = {**point["payload"], "calls": 0, "busy_s": 0.0, "debts": {}, "seen": {}}
+        kept = {**point["payload"], "calls": 0, "busy_s": 0.0, "debts": {}}
         if not self._keeps_beats:
             kept["beat"] = 0
         return replace(effect, body={"points": [{**point, "payload": kept}]})
