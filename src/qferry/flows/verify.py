@@ -68,10 +68,11 @@ def verify(co: Coordinator, *, mend: bool = False) -> Flow[Verification]:
     yield from co.fenced()
     yield from co.roll_call("verification began")
     heard = len(co.migration.suspicions)
-    yield from co.keep_mending()
     if heard:
         yield from co.open_mending()  # a vanished writer that wakes up finds its door gone
         yield from _let_land(co)
+    else:
+        yield from co.keep_mending()
     yield from drain_well(co)
     config, indexes = yield from _configuration(co, mend=mend)
     points, differing, complete = yield from _every_point(co)

@@ -63,7 +63,7 @@ def write(session: Session, method: str, collection: str, arguments: Mapping[str
 
     Raises:
         TargetWriteFailed: The truth has the write, the other side may not; repeating it is safe.
-        LeaseLost: Nothing was sent.
+        LeaseLost: Nothing was sent; or the call outlived its lease and cannot be carried out again.
         Exception: The truth's own error, unchanged.
     """
     given = arguments
@@ -224,12 +224,15 @@ def _resolve(route: Route, chosen: models.Filter) -> Flow[list[PointId]]:
             )
         )
         for side, page in zip(list(offsets), pages, strict=True):
-            if page.error is not None and side is route.truth:
+            if page.error is None:
+                ids.update(dict.fromkeys(point["id"] for point in page.value["points"]))
+                offsets[side] = page.value["next_page_offset"]
+            elif side is route.truth:
                 raise page.error
-            if page.error is not None and route.must_reach_both:
+            elif route.must_reach_both:
                 raise _unresolved(route, page.error) from page.error
-            offsets[side] = None if page.error is not None else page.value["next_page_offset"]
-            ids.update(dict.fromkeys(point["id"] for point in ([] if page.error is not None else page.value["points"])))
+            else:
+                offsets[side] = None
         offsets = {side: after for side, after in offsets.items() if after is not None}
     return list(ids)
 
@@ -436,7 +439,7 @@ def _half_refused(
         point_ids=list(ids),
         side=Side.TARGET.value,
     )
-    error.__cause__ = lost or refusal
+    error.__cause__ = lost  # never the refusal, which would make the whole look decided
     return error
 
 
