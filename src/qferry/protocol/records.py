@@ -209,10 +209,10 @@ def _names(cls: type[Any]) -> tuple[str, ...]:
     return tuple(f.name for f in fields(cls))
 
 
-def _known_fields(cls: type[Any], payload: Mapping[str, Any], what: str) -> dict[str, Any]:
+def _known_fields(cls: Any, payload: Mapping[str, Any], what: str) -> dict[str, Any]:
     if payload.get("format") != FORMAT:
         raise Refused(
             f"A {what} record has format {payload.get('format')!r}, and this version of qferry knows only {FORMAT}.",
             hint="Use the version of qferry that wrote it; nothing was changed.",
         )
-    return {f.name: payload[f.name] for f in fields(cls) if f.name in payload}
+    return {name: payload[name] for name in _names(cls) if name in payload}
