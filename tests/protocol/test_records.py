@@ -44,7 +44,7 @@ def migration(**changes: object) -> Migration:
         read_percent=st.integers(0, 100),
         policy=st.sampled_from(WritePolicy),
         claim=texts,
-        copy_cursor=st.none() | numbers | texts,
+        plan=texts,
         verified=st.none() | json_objects,
         suspicions=st.lists(texts).map(tuple),
         finished_at=st.none() | texts,

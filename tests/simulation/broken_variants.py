@@ -30,7 +30,7 @@ from qferry.control import records, wire
 from qferry.errors import Rejected
 from qferry.flows import copy, lifecycle, settle, write
 from qferry.flows.coordinator import Coordinator
-from qferry.flows.effects import Effect, Flow, Now, Outcome, Request, Together
+from qferry.flows.effects import Begin, Effect, Flow, Now, Outcome, Request, Together
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.journal import Flush, Journal
 from qferry.protocol.phases import Phase, Routing, Side
@@ -267,22 +267,45 @@ def never_suspecting(_: Any, co: Coordinator, writer: Any) -> Flow[None]:
 # Copy, check, repair.
 
 
-@variant(copy, "_write")
-def settling_during_the_copy(shipped: Any, co: Coordinator, points: Any, size: int) -> Flow[None]:
-    """Settle the journal between reading a page and writing it."""
+@variant(copy._Backfill, "_save")
+def settling_during_the_copy(shipped: Any, work: Any) -> Flow[None]:
+    """Settle the journal while pages are under way."""
+    co = work.co
     yield from co.roll_call("settling during the copy")
     for point_id in (yield from _journalled_entries(co.migration)):
         yield from settle.repair(co, [point_id])
         yield wire.delete(HOME, co.migration.journal_collection, {"filter": wire.points_in([point_id])})
-    yield from shipped(co, points, size)
+    yield from shipped(work)
 
 
-@variant(copy, "_write")
-def saving_progress_before_applying(shipped: Any, co: Coordinator, points: Any, size: int) -> Flow[None]:
-    """Save that a page was copied, then write it, and take it for written whatever the answer is."""
-    yield from co.save({"copy_cursor": points[-1]["id"] + 1})
-    whole = [{"id": p["id"], "payload": p["payload"], "vector": p["vector"]} for p in points]
-    yield from co.write_target(wire.upsert(co.migration.target_url, co.fence, whole))
+@variant(copy._Backfill, "_some_pieces")
+def saving_progress_before_applying(shipped: Any, work: Any) -> Flow[Any]:
+    """Save that a range is done when its copy begins."""
+
+    def saved_first(effect: Effect) -> Flow[Any]:
+        if isinstance(effect, Begin):
+            number = next(n for n in work.plan.left if work.plan.stretches[n].at == effect.work.start)
+            done = work.plan.advanced(number, 0, None, done=True)
+            yield records.put(work.co.migration.plan, done.to_payload(work.co.migration.id))
+        return (yield effect)
+
+    return (yield from tampered(shipped(work), saved_first))
+
+
+@variant(copy._Backfill, "_take")
+def taking_a_lost_worker_for_done(shipped: Any, work: Any, number: int, outcome: Outcome) -> None:
+    """Go on after a worker was lost as if its piece had been copied."""
+    if outcome.error is not None:
+        stretch = work.plan.stretches[number]
+        outcome = Outcome(copy.Copied(0, stretch.end, 1, done=True))
+    shipped(work, number, outcome)
+
+
+@variant(Coordinator, "outlast")
+def not_outlasting_a_lost_worker(shipped: Any, co: Coordinator, error: Exception) -> Flow[None]:
+    """Copy a lost worker's piece again without a new fence: what the worker had sent may still land."""
+    if isinstance(error, Rejected):
+        yield from shipped(co, error)
 
 
 @variant(settle, "_settle")

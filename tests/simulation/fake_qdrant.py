@@ -154,6 +154,10 @@ class FakeQdrant:
         offset = page.pop() if len(page) > limit else None
         return {"points": [_record(found, i, body) for i in page], "next_page_offset": offset}
 
+    def _sample(self, name: str, body: Json) -> Json:
+        """Some of the points; always the same ones, which is as good as any."""
+        return {"points": [{"id": i} for i in self.collection(name).matching({})[::2][: body["limit"]]]}
+
     def _retrieve(self, name: str, body: Json) -> list[Json]:
         found = self.collection(name)
         return [_record(found, i, body) for i in dict.fromkeys(body["ids"]) if i in found.points]
@@ -218,6 +222,7 @@ _ROUTES: dict[tuple[str, str], Callable[[Server, str, Json], Json]] = {
     ("PUT", "index"): Server._create_index,
     ("POST", "snapshots"): Server._snapshot,
     ("POST", "points"): Server._retrieve,
+    ("POST", "points/query"): Server._sample,
     ("POST", "points/scroll"): Server._scroll,
     ("POST", "points/count"): lambda s, name, body: {
         "count": len(s.collection(name).matching(body.get("filter") or {}))

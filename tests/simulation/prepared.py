@@ -6,7 +6,7 @@ import random
 from datetime import datetime, timezone
 from typing import Any
 
-from qferry.flows.effects import Call, Flow, NewId, Now, Outcome, Request, Sleep, Today, Together
+from qferry.flows.effects import Await, Begin, Call, Flow, NewId, Now, Outcome, Request, Sleep, Today, Together
 
 from .fake_collection import Refusal
 from .network import Network, error_of
@@ -16,6 +16,7 @@ def carried_out(flow: Flow[Any], network: Network, seed: str) -> Any:
     """Run a flow with nobody else in the world; its waits take no time."""
     chance = random.Random(seed)
     clock = 0.0
+    pieces: list[Outcome] = []
     value: Any = None
     error: Exception | None = None
     while True:
@@ -29,6 +30,11 @@ def carried_out(flow: Flow[Any], network: Network, seed: str) -> Any:
                 value, error = _carried_out(effect, network)
             case Together(effects):
                 value = [Outcome(*_carried_out(one, network)) for one in effects]
+            case Begin(work):
+                pieces.append(Outcome(carried_out(work.flow(), network, f"{seed} {len(pieces)}")))
+                value = len(pieces) - 1
+            case Await(numbers, _):
+                value = [(n, pieces[n]) for n in numbers]
             case Now():
                 value = clock
             case Sleep(seconds):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 from qferry.control import records
-from qferry.flows import coordinator, heartbeat, lifecycle, settle, verify, write
+from qferry.flows import coordinator, copy, heartbeat, lifecycle, settle, verify, write
 from qferry.protocol import session
 from qferry.protocol.phases import Phase
 from qferry.protocol.records import CONTROL_COLLECTION
@@ -48,6 +48,8 @@ def small_world() -> Iterator[None]:
     with (
         patch.object(settle, "CHECK_POINTS", 2),
         patch.object(verify, "PAGE_POINTS", 2),
+        patch.object(copy, "RANGE_POINTS", 2),
+        patch.object(copy, "PIECE_POINTS", 3),
         patch.object(write, "RESOLVE_POINTS", 2),
         patch.object(heartbeat, "FLUSH_POINTS", 2),
         patch.object(session, "LEASE_S", LEASE_S),
@@ -66,6 +68,7 @@ def simulate(scenario: Scenario) -> Result:
     """Run a scenario to its end and judge it."""
     network = Network(tuple(dict.fromkeys(("", scenario.target_url))), scenario.faults)
     world = World(scenario.seed, network)
+    world.accidental = bool(scenario.coordinator_accidents)
     home = network.servers[""].qdrant
     initial = _fill(home, scenario)
     operator = Operator(

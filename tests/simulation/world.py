@@ -15,7 +15,10 @@ from datetime import datetime, timedelta, timezone
 from math import inf
 from typing import Any
 
+from qferry.errors import Unreachable
 from qferry.flows.effects import (
+    Await,
+    Begin,
     Call,
     Effect,
     Flow,
@@ -28,6 +31,7 @@ from qferry.flows.effects import (
     Sleep,
     Today,
     Together,
+    Work,
 )
 
 from .network import Answered, Network
@@ -41,6 +45,8 @@ SLUGGISHNESS = (0.0, 0.0, 0.01, 0.06)
 HELD_UP_S = (0.5, 1.0, 1.5, 4.0)
 # A process is sometimes put aside between two effects, even if nothing has to be waited for.
 _PUT_ASIDE = 0.05
+# In a run with accidents: how often a worker meets one, within how many effects, and when it is known to be lost.
+_LOST, _LOST_WITHIN, LOST_AFTER_S = 0.15, 12, 3.0
 
 
 class World:
@@ -52,6 +58,7 @@ class World:
         self.random = random.Random(f"{seed} world")
         # In most runs the network is quick: whether leases and waits run out is then a matter of accidents and faults.
         self.pace = self.random.choice((0.1, 0.2, 0.6))
+        self.accidental = False  # whether workers meet with accidents
         self.network = network
         network.world = self
         self.processes: list[Process] = []
@@ -106,10 +113,13 @@ class Process:
         world.processes.append(self)
         self.stopped_until = 0.0
         self.killed_at = inf
+        self.mourners: list[Callable[[], None]] = []  # told, a while later, that it was killed
         self.roughness = self.random.choice(ROUGHNESS)  # how often its requests take long, without anything being wrong
         self._sluggishness = self.random.choice(SLUGGISHNESS)
         self._accidents = accidents or {}
         self._effects = 0
+        self._pieces: list[Outcome | None] = []  # what became of the pieces of work it has begun, by number
+        self._awaiting: Callable[[], None] = lambda: None
         self._offset = self.random.uniform(0, 1e6)
         self._rate = self.random.uniform(0.995, 1.005)
 
@@ -142,6 +152,32 @@ class Process:
         self.world.note(self.name, "is killed")
         self.alive = False
         self.killed_at = self.world.now
+        for mourner in self.mourners:
+            self.world.after(self.random.uniform(0, LOST_AFTER_S), mourner)
+
+    def begin(self, work: Work) -> int:
+        """Let a piece of work be carried out by a process of its own, which outlives this one."""
+        number = len(self._pieces)
+        accidents: Accidents = {}
+        if self.world.accidental and self.random.random() < _LOST:
+            accidents[self.random.randint(1, _LOST_WITHIN)] = self.random.choice(("kill", self.random.uniform(1, 8)))
+        worker = Process(self.world, f"{self.name}/{number}", accidents)
+        worker.run(work.flow(), lambda _, value, error: self._piece_ended(number, Outcome(value, error)))  # type: ignore[arg-type]
+        worker.mourners.append(lambda: self._piece_ended(number, Outcome(error=Unreachable("The worker was lost."))))
+        self._pieces.append(None)
+        return number
+
+    def _piece_ended(self, number: int, outcome: Outcome) -> None:
+        self._pieces[number] = outcome
+        self._awaiting()
+
+    def ended(self, numbers: tuple[int, ...]) -> list[tuple[int, Outcome]]:
+        """Those of the pieces that have ended."""
+        return [(n, outcome) for n in numbers if (outcome := self._pieces[n]) is not None]
+
+    def await_piece(self, wake: Callable[[], None]) -> None:
+        """Let `wake` be called when a piece of work ends."""
+        self._awaiting = wake
 
     def fresh(self, answered: Answered, renew: bool) -> None:
         """Carry out `Fresh`; only a client can."""
@@ -244,9 +280,32 @@ class Task:
                 world.network.send(self.process, effect, answered)
             case Together(effects):
                 self._together(effects, answered)
+            case Begin(work):
+                number = self.process.begin(work)
+                world.after(self.process.random.uniform(0, 0.01), lambda: answered(number, None, ""))
+            case Await(numbers, seconds):
+                self._await(numbers, seconds, answered)
             case _:
                 value = self._at_once(effect)
                 world.after(self.process.random.uniform(0, 0.002), lambda: answered(value, None, ""))
+
+    def _await(
+        self,
+        numbers: tuple[int, ...],
+        seconds: float,
+        answered: Callable[[Any, BaseException | None, str], None],
+    ) -> None:
+        process = self.process
+
+        def look() -> None:
+            found = process.ended(numbers)
+            if found:
+                process.await_piece(lambda: None)
+                process.world.after(process.random.uniform(0, 0.01), lambda: answered(found, None, ""))
+
+        process.await_piece(look)
+        process.world.after(seconds / process._rate, lambda: answered(process.ended(numbers), None, ""))
+        look()
 
     def _together(
         self, effects: tuple[Request | Call, ...], answered: Callable[[Any, BaseException | None, str], None]

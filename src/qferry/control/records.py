@@ -14,6 +14,7 @@ from typing import Any
 from qferry.control import wire
 from qferry.errors import Conflict, Rejected
 from qferry.flows.effects import Flow, Json, Request
+from qferry.protocol.ranges import Plan
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Writer
 
 _NAMESPACE = uuid.UUID("7b0ba5c6-52f5-4f3a-9b7e-0d1d9c1d7a40")
@@ -107,6 +108,12 @@ def forget_migration(migration_id: str, claim: str) -> Request:
     """Remove a migration's record, if `claim` still holds it; empty: if nobody does."""
     condition = {"must": [{"has_id": [migration_id]}, {"key": "claim", "match": {"value": claim}}]}
     return wire.delete(HOME, CONTROL_COLLECTION, {"filter": condition})
+
+
+def read_plan(plan_id: str) -> Flow[Plan | None]:
+    """The plan of a copy; None if it is gone."""
+    found = yield wire.retrieve(HOME, CONTROL_COLLECTION, [plan_id], vector=False)
+    return Plan.from_payload(found[0]["payload"]) if found else None
 
 
 def put_event(event_id: str, payload: Mapping[str, Any]) -> Request:

@@ -9,6 +9,7 @@ server by tests/simulation/test_conformance.py.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
@@ -43,6 +44,27 @@ def scroll(
         body["offset"] = offset
     path = f"{collection_path(collection)}/points/scroll"
     return Request(server, "scroll", "POST", path, body)
+
+
+def read_page(server: str, collection: str, *, offset: PointId | None, limit: int) -> Request:
+    """
+    A page of whole points, to be written elsewhere; `flows.pages.as_page` makes a page of the result.
+
+    A driver may carry it out another way than by REST (qferry.transfer), if `write_page` then takes what it brings.
+    """
+    page = scroll(server, collection, offset=offset, limit=limit, vector=True)
+    return replace(page, op="read_page")
+
+
+def write_page(server: str, collection: str, body: Json) -> Request:
+    """Write a page that `read_page` has brought; answered when it is applied."""
+    return Request(server, "write_page", "PUT", f"{collection_path(collection)}/points", body, _WAIT)
+
+
+def sample(server: str, collection: str, limit: int) -> Request:
+    """Ids of `limit` points chosen at random: `{"points": [{"id": ...}]}`."""
+    body = {"query": {"sample": "random"}, "limit": limit, "with_payload": False}
+    return Request(server, "sample", "POST", f"{collection_path(collection)}/points/query", body)
 
 
 def retrieve(

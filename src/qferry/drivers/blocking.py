@@ -18,7 +18,10 @@ from typing import Any, TypeVar
 from qdrant_client import QdrantClient
 
 from qferry.drivers import http
+from qferry.drivers.workers import Workers
 from qferry.flows.effects import (
+    Await,
+    Begin,
     Call,
     Effect,
     Flow,
@@ -48,6 +51,7 @@ class BlockingDriver:
         client_for: The client for a server: `HOME`, or the URL of a target's.
         fresh: Carries out `Fresh`: sees to it that the session's view is valid.
         report: Receives `Report`s.
+        workers: Carry out pieces of work; by default threads that share the clients.
     """
 
     def __init__(
@@ -56,12 +60,18 @@ class BlockingDriver:
         *,
         fresh: Callable[[bool], None] = lambda _: None,
         report: Callable[[Report], None] = lambda _: None,
+        workers: Workers | None = None,
     ) -> None:
         self._client_for = client_for
         self._fresh = fresh
         self._report = report
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
+        self._workers = workers if workers is not None else Workers.threads(self._beside)
+
+    def _beside(self, flow: Flow[Any]) -> Any:
+        """Carry out a piece of work, in a worker's thread."""
+        return BlockingDriver(self._client_for).run(flow)
 
     def run(self, flow: Flow[T]) -> T:
         """
@@ -109,6 +119,10 @@ class BlockingDriver:
                 return time.sleep(seconds)
             case Report():
                 return self._report(effect)
+            case Begin(work):
+                return self._workers.begin(work)
+            case Await(numbers, seconds):
+                return self._workers.ended(numbers, seconds)
             case Today():
                 return http.today()
             case NewId():
@@ -148,6 +162,7 @@ class BlockingDriver:
         return other
 
     def close(self) -> None:
-        """Let the threads go; calls under way complete."""
+        """Let the threads go; calls under way complete, pieces of work stop at their next step."""
+        self._workers.close()
         if self._pool is not None:
             self._pool.shutdown(wait=False)

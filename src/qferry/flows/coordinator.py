@@ -11,12 +11,13 @@ nothing the predecessor has sent, or will send when its process wakes up in an h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from qferry.control import records, wire
-from qferry.errors import Conflict, FerryError, Refused, Rejected, Unreachable
+from qferry.errors import Conflict, FerryError, Refused, Rejected, RemoteFailure, Unreachable
 from qferry.flows.effects import Flow, Json, NewId, Now, Report, Request, Sleep, Today
 from qferry.protocol import phases
 from qferry.protocol.phases import JOURNALLED, Event, Phase
@@ -235,19 +236,37 @@ class Coordinator:
         Raises:
             Conflict: The fence is gone: another coordinator has taken over.
         """
-        self._owing = True  # also if this process is interrupted right here
-        try:
-            yield request
-        except (Unreachable, Rejected) as error:
-            if isinstance(error, Rejected) and (error.missing or error.final):
-                self._owing = False
-                if error.missing:
-                    raise self.claim_gone() from error
-                raise
-            yield from self._fence_again(error)
-            return False
-        self._owing = False
+        with self.owing():
+            try:
+                yield request
+            except (Unreachable, Rejected) as error:
+                yield from self.outlast(error)
+                return False
         return True
+
+    @contextmanager
+    def owing(self) -> Iterator[None]:
+        """Writes through the fence are under way inside; if it is left by an error, some may be still."""
+        self._owing = True  # also if this process is interrupted right here
+        yield
+        self._owing = False
+
+    def outlast(self, error: RemoteFailure) -> Flow[None]:
+        """
+        After a write through the fence has failed: make sure that it can no longer land.
+
+        Nothing else may be under way through the fence, which is replaced by another.
+
+        Raises:
+            Conflict: The fence is gone: another coordinator has taken over.
+            Rejected: The server has refused it, so there is nothing to outlast.
+        """
+        if isinstance(error, Rejected) and (error.missing or error.final):
+            self._owing = False
+            if error.missing:
+                raise self.claim_gone() from error
+            raise error
+        yield from self._fence_again(error)
 
     def _fence_again(self, error: Exception) -> Flow[None]:
         start: float = yield Now()
@@ -262,7 +281,6 @@ class Coordinator:
                 yield Report("waiting", text=f"the target's server does not answer: {again.message}")
                 yield Sleep(1.0)
             else:
-                self._owing = False
                 return
 
     def acknowledged(self, epoch: int, *, seen: bool = False) -> Flow[list[Writer]]:

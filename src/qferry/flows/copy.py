@@ -3,58 +3,259 @@ The backfill by streaming: read a page of the source, write it to the target, th
 
 Plain and unlocked.  A write that overlaps a page is in the journal and is checked after the copy; a write that
 starts after a page has landed reaches both sides by itself.
+
+The ids are drawn into ranges, once.  Several are copied at once, piece by piece, each piece by a worker of its own:
+a thread, or a process elsewhere.  What a worker that was lost had sent may still land, so the fence is put up anew
+before anything else is written.
 """
 
 from __future__ import annotations
 
-import orjson
+from dataclasses import dataclass, field
 
-from qferry.control import wire
+from qferry.control import records, wire
+from qferry.errors import FerryError, Rejected, RemoteFailure
 from qferry.flows.coordinator import Coordinator
-from qferry.flows.effects import Flow, Json, Report
+from qferry.flows.effects import Await, Begin, Flow, NewId, Now, Outcome, Report, Request, Together
+from qferry.flows.pages import Page, as_page
+from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Event, Phase
-from qferry.protocol.records import HOME
+from qferry.protocol.ranges import Plan, position, split
+from qferry.protocol.records import HOME, dashed
 
 # A page is about this large; servers refuse requests above 32 MB.
 PAGE_BYTES = 4_000_000
-PAGE_POINTS_MAX = 2_000
+PAGE_POINTS, PAGE_POINTS_MAX = 100, 2_000
 _REQUEST_BYTES_MAX = 24_000_000
+# A server that needs longer than this for a page gets smaller ones.
+SLOW_S = 2.0
+# A range has at least so many points, and a plan at most so many ranges.
+RANGE_POINTS, RANGES_MAX = 10_000, 256
+SAMPLE_MAX = 2_000
+# How many ranges are copied at once, and how many points a worker copies before it reports.
+WORKERS = 4
+PIECE_POINTS = 8_000
+# After so many failures in a row the command gives up; what was copied stays copied.
+FAILURES_MAX = 10
+LOOK_S = 1.0
+
+
+@dataclass(frozen=True)
+class Copied:
+    """
+    What became of a piece.
+
+    Args:
+        points: How many points were applied.
+        following: The id to go on from.
+        done: Whether nothing is left of the range.
+        page_points: How many points a page has had in the end.
+        unread: Why the next page could not be read, if it could not; everything before it is applied.
+    """
+
+    points: int
+    following: PointId | None
+    page_points: int
+    done: bool = False
+    unread: FerryError | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """
+    A piece of a range, to be copied.
+
+    Args:
+        source: The source, on the home server.
+        target_url: The target's server.
+        fence: The alias through which to write.
+        start: The id to begin with; None is the first.
+        end: The first id that is not to be copied any more; None is none.
+        points: After how many points to stop.
+        page_points: How many points the first page has.
+    """
+
+    source: str
+    target_url: str
+    fence: str
+    start: PointId | None
+    end: PointId | None
+    points: int
+    page_points: int
+
+    def flow(self) -> Flow[Copied]:
+        """
+        Copy it: while one page is written, the next is read.
+
+        Raises:
+            RemoteFailure: A page could not be written; nobody knows how much of the piece was.
+        """
+        limit, budget, applied = self.page_points, PAGE_BYTES, 0
+        cursor = self.start
+        ahead: Outcome | None = None
+        while True:
+            if ahead is None:
+                (ahead,) = yield Together((self._read(cursor, limit),))
+            if isinstance(ahead.error, FerryError):
+                return Copied(applied, cursor, limit, unread=ahead.error)
+            page = _within(as_page(ahead.result()), self.end)
+            applied, cursor = applied + page.count, page.following
+            if page.count:
+                limit = max(1, min(PAGE_POINTS_MAX, 2 * limit, page.count * budget // page.size))
+            is_last = cursor is None or applied >= self.points
+            began: float = yield Now()
+            ahead = yield from self._write(page, None if is_last else self._read(cursor, limit))
+            if is_last:
+                return Copied(applied, cursor, limit, done=cursor is None)
+            ended: float = yield Now()
+            budget = budget // 2 if ended - began > SLOW_S else min(PAGE_BYTES, 2 * budget)
+
+    def _read(self, cursor: PointId | None, limit: int) -> Request:
+        return wire.read_page(HOME, self.source, offset=cursor, limit=limit)
+
+    def _write(self, page: Page, following: Request | None) -> Flow[Outcome | None]:
+        """Write a page, in halves while it is too large for a request; carry out `following` beside the last of it."""
+        if page.size > _REQUEST_BYTES_MAX and page.count > 1:
+            first, rest = page.halves()
+            yield from self._write(first, None)
+            return (yield from self._write(rest, following))
+        requests = [wire.write_page(self.target_url, self.fence, page.body)] if page.count else []
+        requests += [following] if following is not None else []
+        outcomes: list[Outcome] = (yield Together(tuple(requests))) if requests else []
+        if page.count:
+            outcomes[0].result()
+        return outcomes[-1] if following is not None else None
+
+
+def _within(page: Page, end: PointId | None) -> Page:
+    """What of a page belongs to a range."""
+    if end is None or (page.following is not None and position(page.following) < position(end)):
+        return page
+    return page.before(end)
 
 
 def copy(co: Coordinator) -> Flow[int]:
     """
     Copy the whole source, from where an earlier coordinator left off; returns the points copied in total.
 
-    Retry: safe.  Progress is saved only after a page was applied; a page that was applied but not saved is copied
-    again, which changes nothing that the journal does not put right.
+    Retry: safe.  Progress is saved only after it was applied; what was applied but not saved is copied again, which
+    changes nothing that the journal does not put right.
+
+    Raises:
+        RemoteFailure: The source could not be read, or the target has failed time and again.
     """
     yield from co.fenced()
-    limit = 100
-    while co.migration.phase is Phase.COPYING:
-        m = co.migration
-        page = yield wire.scroll(HOME, m.source, offset=m.copy_cursor, limit=limit, vector=True)
-        points = page["points"]
-        size = len(orjson.dumps(points))
-        if points:
-            yield from _write(co, points, size)
+    if co.migration.phase is not Phase.COPYING:
+        return co.migration.copied_points
+    work = _Backfill(co, (yield from _plan(co)))
+    failures = 0
+    while work.plan.left:
+        before = work.plan.copied
+        yield from work.advance()
+        failures = failures + 1 if work.plan.copied == before else 0
+        if failures > FAILURES_MAX:
+            raise work.failed[0]
+    drawn, copied = co.migration.plan, work.plan.copied
+    yield from co.move(Event.COPY_DONE, "copied", {"copied_points": copied, "plan": ""}, points=copied)
+    yield records.forget(drawn)
+    return copied
+
+
+def _plan(co: Coordinator) -> Flow[Plan]:
+    """The copy's ranges: those that were drawn before, or new ones."""
+    m = co.migration
+    if m.plan and (known := (yield from records.read_plan(m.plan))) is not None:
+        return known
+    parts = min(RANGES_MAX, m.expected_points // RANGE_POINTS)
+    sample: list[PointId] = []
+    if parts > 1:
+        found = yield wire.sample(HOME, m.source, min(SAMPLE_MAX, 20 * parts))
+        sample = [point["id"] for point in found["points"]]
+    plan = Plan.of(split(sample, max(parts, 1)))
+    # Under a name of its own: one that an overtaken coordinator writes late is named by no record.
+    token: str = yield NewId()
+    yield records.put(dashed(token), plan.to_payload(m.id))
+    yield from co.save({"plan": dashed(token)})
+    return plan
+
+
+@dataclass
+class _Backfill:
+    """The copy, as one coordinator has it carried out."""
+
+    co: Coordinator
+    plan: Plan
+    page_points: int = PAGE_POINTS
+    failed: list[RemoteFailure] = field(default_factory=list)  # by writes, or workers, since the last advance began
+    unread: list[FerryError] = field(default_factory=list)  # by reads of the source
+    _running: dict[int, int] = field(default_factory=dict)  # piece of work -> number of its range
+
+    def advance(self) -> Flow[None]:
+        """
+        Copy until every range is done, or something has failed and nothing is under way any more that could land.
+
+        Raises:
+            FerryError: The source could not be read, or the target's server has refused a page for good.
+        """
+        self.failed.clear()
+        with self.co.owing():
+            while self._running or (self.plan.left and not self.failed and not self.unread):
+                ended = yield from self._some_pieces()
+                for number, outcome in ended:
+                    self._take(number, outcome)
+                if ended:
+                    yield from self._save()
+                yield from self.co.stay()
+            if self.failed:
+                # Any of them may still land; one that the server has refused need not be outlasted.
+                yield from self.co.outlast(min(self.failed, key=_is_settled))
+                self.page_points = max(1, self.page_points // 2)
+        if self.unread:
+            raise self.unread[0]
+
+    def _some_pieces(self) -> Flow[list[tuple[int, Outcome]]]:
+        """Let pieces be copied; those of them that have ended, by the number of their range."""
+        idle = [n for n in self.plan.left if n not in self._running.values()]
+        if len(self.plan.left) == 1 and idle:  # nothing to do beside it, so it needs no worker
+            return [(idle[0], (yield from _outcome(self._piece(idle[0]).flow())))]
+        if not self.failed and not self.unread:
+            for n in idle[: WORKERS - len(self._running)]:
+                self._running[(yield Begin(self._piece(n)))] = n
+        ended: list[tuple[int, Outcome]] = yield Await(tuple(self._running), LOOK_S)
+        return [(self._running.pop(number), outcome) for number, outcome in ended]
+
+    def _piece(self, number: int) -> Piece:
+        m, stretch = self.co.migration, self.plan.stretches[number]
+        return Piece(
+            m.source, m.target_url, self.co.fence, stretch.at, stretch.end, PIECE_POINTS, page_points=self.page_points
+        )
+
+    def _take(self, number: int, outcome: Outcome) -> None:
+        """Note what became of a piece."""
+        if isinstance(outcome.error, RemoteFailure):
+            self.failed.append(outcome.error)
+            return
+        copied: Copied = outcome.result()
+        self.plan = self.plan.advanced(number, copied.points, copied.following, done=copied.done)
+        self.page_points = copied.page_points
+        if copied.unread is not None:
+            self.unread.append(copied.unread)
+
+    def _save(self) -> Flow[None]:
         # Order matters: applied first, saved second (docs/guarantee.md).
-        copied, cursor = m.copied_points + len(points), page["next_page_offset"]
-        yield Report("copy", copied, max(m.expected_points, copied))
-        if cursor is None:
-            yield from co.move(Event.COPY_DONE, "copied", {"copied_points": copied}, points=copied)
-        else:
-            yield from co.save({"copied_points": copied, "copy_cursor": cursor, "claim_beat": m.claim_beat + 1})
-        limit = max(1, min(PAGE_POINTS_MAX, 2 * limit, limit * PAGE_BYTES // max(size, 1)))
-    return co.migration.copied_points
+        m = self.co.migration
+        yield records.put(m.plan, self.plan.to_payload(m.id))
+        yield from self.co.save({"copied_points": self.plan.copied, "claim_beat": m.claim_beat + 1})
+        yield Report("copy", self.plan.copied, max(m.expected_points, self.plan.copied))
 
 
-def _write(co: Coordinator, points: list[Json], size: int) -> Flow[None]:
-    """Write one page, in halves while it is too large for one request, again while nobody knows its fate."""
-    if size > _REQUEST_BYTES_MAX and len(points) > 1:
-        half = len(points) // 2
-        yield from _write(co, points[:half], size // 2)
-        yield from _write(co, points[half:], size // 2)
-        return
-    whole = [{"id": p["id"], "payload": p.get("payload") or {}, "vector": p.get("vector") or {}} for p in points]
-    while not (yield from co.write_target(wire.upsert(co.migration.target_url, co.fence, whole))):
-        pass
+def _is_settled(error: RemoteFailure) -> bool:
+    return isinstance(error, Rejected) and (error.missing or error.final)
+
+
+def _outcome(flow: Flow[Copied]) -> Flow[Outcome]:
+    """Carry a piece out here and now."""
+    try:
+        return Outcome((yield from flow))
+    except Exception as error:  # noqa: BLE001  that is what an Outcome is for
+        return Outcome(error=error)

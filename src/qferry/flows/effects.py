@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 Json: TypeAlias = Any
 
@@ -115,6 +115,33 @@ class Report:
     text: str = ""
 
 
-Effect: TypeAlias = Request | Call | Together | Now | Today | Sleep | Fresh | NewId | Report
+class Work(Protocol):
+    """A piece of work that may be carried out elsewhere: a value that can be pickled, and a flow of its own there."""
+
+    def flow(self) -> Generator[Any, Any, Any]:
+        """The flow that carries it out."""
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Let a piece of work be carried out beside this flow; the result is a number to await it by."""
+
+    work: Work
+
+
+@dataclass(frozen=True)
+class Await:
+    """
+    Wait until any of these pieces of work has ended, or `seconds` have passed.
+
+    The result names those that have ended, each once: `[(number, Outcome), ...]`.  A piece whose worker was lost
+    ends in `Unreachable`: what it had sent may still be carried out.
+    """
+
+    numbers: tuple[int, ...]
+    seconds: float
+
+
+Effect: TypeAlias = Request | Call | Together | Now | Today | Sleep | Fresh | NewId | Report | Begin | Await
 T = TypeVar("T")
 Flow: TypeAlias = Generator[Effect, Any, T]

@@ -17,7 +17,16 @@ from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Flow, Json, NewId, Now, Report, Sleep, Today
 from qferry.flows.settle import CYCLES_MAX, cycle, drain_well, never_clean, show_target
 from qferry.protocol.phases import ENDED, Event, Phase, Side, out_of_order
-from qferry.protocol.records import CONTROL_COLLECTION, HOME, LEASE_MARGIN_S, LEASE_S, Migration, WritePolicy, Writer
+from qferry.protocol.records import (
+    CONTROL_COLLECTION,
+    HOME,
+    LEASE_MARGIN_S,
+    LEASE_S,
+    Migration,
+    WritePolicy,
+    Writer,
+    dashed,
+)
 
 ALL_READS = 100  # per cent
 
@@ -76,7 +85,7 @@ def record(
     at: str = yield Today()
     names = tuple(dict.fromkeys([source, target, *aliases, *inherited]))
     migration = Migration(
-        id=_dashed(migration_id),
+        id=dashed(migration_id),
         source=source,
         target=target,
         names=names,
@@ -114,10 +123,6 @@ def alone(migration: Migration) -> Flow[None]:
             f"`{other.source}` → `{other.target}` is {other.phase.value} and has one of these names in hand.",
             hint="Complete or abort that migration first (`qferry status`).",
         )
-
-
-def _dashed(digits: str) -> str:
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def start(co: Coordinator) -> Flow[list[Writer]]:
@@ -438,6 +443,8 @@ def abort(co: Coordinator) -> Flow[None]:
     if (yield from carries_marker(m, Side.TARGET)):
         yield wire.delete_collection(m.target_url, m.target)
     yield from _dismantle(m)
+    if m.plan:
+        yield records.forget(m.plan)
     yield from co.move(Event.DISMANTLED, "aborted")
 
 

@@ -21,6 +21,7 @@ from qferry.errors import Refused
 from qferry.flows.configuration import is_replicated
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Flow, Json, Report, Sleep, Together
+from qferry.flows.pages import whole
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Phase, Side
 from qferry.protocol.records import HOME, Migration
@@ -108,11 +109,6 @@ def repair(co: Coordinator, ids: Sequence[PointId]) -> Flow[tuple[int, set[Point
         written += len(differing)
         differing = yield from check(m, list(differing))
     return written, set(differing)
-
-
-def whole(point: Json) -> Json:
-    """A point as it is written, from one as it was read."""
-    return {"id": point["id"], "payload": point.get("payload") or {}, "vector": point.get("vector") or {}}
 
 
 def drain(co: Coordinator, *, mend: bool = True) -> Flow[Settled]:

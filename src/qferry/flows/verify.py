@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 from qferry.control import wire
 from qferry.flows import configuration
@@ -20,6 +19,7 @@ from qferry.flows.effects import Flow, Json, NewId, Now, Report, Sleep, Today, T
 from qferry.flows.settle import check, content, drain, drain_well, show_target
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Side
+from qferry.protocol.ranges import position
 from qferry.protocol.records import HEARTBEAT_S, HOME
 from qferry.protocol.session import GRACE_S
 
@@ -149,11 +149,6 @@ def _counts(co: Coordinator) -> Flow[Check]:
         yield from drain(co)
     found = f"{target:,}" if target == most else f"{target:,} to {most:,}, depending on the copy,"
     return Check("exact counts", passed=False, detail=f"{before:,} on the source, {found} on the target")
-
-
-def position(point_id: PointId) -> tuple[int, int]:
-    """Where an id stands in the server's order: numbers first, then UUIDs."""
-    return (0, point_id) if isinstance(point_id, int) else (1, UUID(point_id).int)
 
 
 def _every_point(co: Coordinator) -> Flow[tuple[int, list[PointId], bool]]:

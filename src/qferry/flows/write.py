@@ -21,8 +21,9 @@ from qferry.flows.effects import Call, Flow, Fresh, Now, Outcome, Sleep, Togethe
 from qferry.flows.fate import Fate, fate_of, text_of
 from qferry.flows.heartbeat import flush
 from qferry.flows.operations import Operation
+from qferry.flows.pages import whole
 from qferry.flows.routed import one_place, one_sided, routed
-from qferry.flows.settle import content, whole
+from qferry.flows.settle import content
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Phase, Routing, Side

@@ -58,7 +58,7 @@ class Migration:
     generation: int = 0  # later migrations have higher ones
     expected_points: int = 0
     copied_points: int = 0
-    copy_cursor: int | str | None = None  # the id the copy goes on from; None: from the beginning
+    plan: str = ""  # the record of the copy's ranges; empty before they are drawn, and after the copy
     verified: Mapping[str, Any] | None = (
         None  # evidence of the last clean full check; None: not, or no longer, verified
     )
@@ -192,6 +192,11 @@ class Writer:
         values = _known_fields(cls, payload, "writer")
         values["pins"] = Pins(**values["pins"])
         return cls(**values)
+
+
+def dashed(digits: str) -> str:
+    """A new id's 32 digits as the UUID that names a record."""
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def suspicion_name(writer_id: str, occurrence: int) -> str:
