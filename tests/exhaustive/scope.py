@@ -14,7 +14,7 @@ from tests.simulation.fake_qdrant import FakeQdrant
 from tests.simulation.possible_states import Step, as_state
 
 from qferry.control import records
-from qferry.flows import lifecycle, settle, write
+from qferry.flows import lifecycle, missing, settle, write
 from qferry.protocol.phases import Phase, Side
 from qferry.protocol.records import CONTROL_COLLECTION, Migration, Pins
 from qferry.protocol.session import Session
@@ -82,7 +82,8 @@ class Scope:
 def short_waits() -> Iterator[None]:
     """A few long waits instead of many short ones, and one journal cycle before a command gives up."""
     with (
-        patch.object(write, "MISSING_RETRY_S", 0.6),
+        patch.object(missing, "MISSING_RETRY_S", 0.6),
+        patch.object(missing, "MISSING_PATIENCE_S", 1.5),
         patch.object(write, "MISSING_PATIENCE_S", 1.5),
         patch.object(lifecycle, "CYCLES_MAX", 1),
         patch.object(settle, "CYCLES_MAX", 1),

@@ -111,7 +111,7 @@ class _Life:
         self._client = Client(self._world, name, plan.accidents if not generation else {}, session)
         self._left = [list(stream) for stream in plan.streams]
         self._running = len(self._left)
-        self._calls: list[Call] = []
+        self._calls: list[tuple[Call, int]] = []  # each with the session's term when it began
         for calls in self._left:
             self._go_on(calls)
 
@@ -119,7 +119,8 @@ class _Life:
         """See whether the process has died, or has nothing more to do."""
         plan, done = self._plan, self._application.open.discard
         if not self._client.alive:
-            for call in self._calls:  # what it had sent has landed by then, or never does
+            for call, term in self._calls:  # what it had sent has landed by then, or never does
+                call.outlived_lease |= call.end == inf and self._client.session.term != term
                 call.end = min(call.end, self._client.killed_at + LATE_S)
             rest = tuple(tuple(calls) for calls in self._left if calls)
             if rest and self._generation < _LIVES:
@@ -147,8 +148,8 @@ class _Life:
             return
         call = Call(client.name, world.now, planned.steps, planned.reads)
         self._application.calls.append(call)
-        self._calls.append(call)
         term = client.session.term
+        self._calls.append((call, term))
         world.note(client.name, "calls", planned)
 
         def ended(task: Task, value: Any, error: BaseException | None) -> None:

@@ -28,7 +28,7 @@ from qdrant_client import models
 
 from qferry.control import records, wire
 from qferry.errors import Rejected
-from qferry.flows import copy, lifecycle, settle, write
+from qferry.flows import copy, lifecycle, missing, settle, write
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Begin, Effect, Flow, Now, Outcome, Request, Together
 from qferry.protocol.doubt import Doubt
@@ -176,13 +176,13 @@ def documents_recipe(
 ) -> Flow[Any]:
     """Write to one side and then to the other, without a journal; whatever the target says is the caller's."""
     for side in (Side.SOURCE, Side.TARGET):
-        (outcome,) = yield Together((write._batch(route, side, operations, options),))
+        (outcome,) = yield Together((missing.batch(route, side, operations, options),))
         if outcome.error is not None:
             raise outcome.error
     return outcome.value
 
 
-@variant(write, "_leave_out_missing")
+@variant(missing, "_leave_out_missing")
 def handing_the_targets_404_to_the_caller(_: Any, *__: Any, **___: Any) -> Flow[Outcome]:
     """Let a partial update fail because the target lacks the point."""
     yield Now()

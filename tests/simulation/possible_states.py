@@ -22,6 +22,8 @@ from typing import Any
 
 Items = tuple[tuple[str, Any], ...]
 State = tuple[Items, Items] | None  # payload and vectors, or absent
+# A delete that takes longer may be sent once more before it ends (flows/write.py), by clocks that differ.
+SLOW_S = 0.3
 # More orders than this and the search is given up; counted, so that a run cannot pass by giving up.
 NODES_MAX = 200_000
 
@@ -141,7 +143,8 @@ class PointHistory:
         steps = [step for step in call.steps if step.touches(self.point)]
         ok = call.outcome == "ok"
         latest = inf if call.outcome == "unknown" else call.end
-        if (ok and len(steps) > 1) or call.outlived_lease:
+        slow_delete = call.end - call.start > SLOW_S and any(step.kind == "delete" for step in steps)
+        if (ok and len(steps) > 1) or call.outlived_lease or (ok and slow_delete):
             # It may be carried out twice within its call, and show its first states again.
             second_pass = len(self._writes) + len(steps) if not call.outlived_lease else None
             for step in steps:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 from qferry.control import records
-from qferry.flows import coordinator, copy, heartbeat, lifecycle, settle, verify, write
+from qferry.flows import coordinator, copy, heartbeat, lifecycle, missing, settle, verify, write
 from qferry.protocol import session
 from qferry.protocol.phases import Phase
 from qferry.protocol.records import CONTROL_COLLECTION
@@ -55,6 +55,7 @@ def small_world() -> Iterator[None]:
         patch.object(session, "LEASE_S", LEASE_S),
         patch.object(coordinator, "LEASE_S", LEASE_S),
         patch.object(lifecycle, "LEASE_S", LEASE_S),
+        patch.object(missing, "MISSING_PATIENCE_S", LEASE_S),
         patch.object(write, "MISSING_PATIENCE_S", LEASE_S),
         patch.object(coordinator, "LANDING_S", GRACE_S),
         patch.object(coordinator, "CLAIM_S", CLAIM_S),

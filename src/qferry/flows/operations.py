@@ -204,6 +204,64 @@ def tolerant(operation: Operation, present: frozenset[PointId]) -> Operation | N
     return _with_filter(operation, models.Filter(must=[_has_id(ids_of(operation))]))
 
 
+def all_tolerant(run: Iterable[Operation], present: Iterable[PointId]) -> list[Operation]:
+    """
+    The operations of a run in tolerant form, on a side where the points `present` are.
+
+    What an operation makes is there for those after it.
+    """
+    there = set(present)
+    forms: list[Operation] = []
+    for operation in run:
+        form = tolerant(operation, frozenset(there))
+        if form is not None:
+            forms.append(form)
+        if makes_points(operation):
+            there.update(ids_of(operation))
+        elif isinstance(operation, models.DeleteOperation):
+            there.difference_update(ids_of(operation))
+    return forms
+
+
+def presumed(run: Iterable[Operation]) -> list[PointId]:
+    """The ids that must have existed for a run to succeed: named by a partial update, and not made by the run."""
+    found: dict[PointId, None] = {}
+    made: set[PointId] = set()
+    for operation in run:
+        name, _ = _body(operation)
+        ids = ids_of(operation)
+        if name == "upsert":
+            made.update(ids if makes_points(operation) else ())
+        elif name == "delete":
+            made.difference_update(ids)
+        else:
+            found.update(dict.fromkeys(i for i in ids if i not in made))
+    return list(found)
+
+
+def makes_points(operation: Operation) -> bool:
+    """Whether it is an upsert that writes points which are not there yet; one in mode `update_only` does not."""
+    if not isinstance(operation, models.UpsertOperation):
+        return False
+    mode = getattr(operation.upsert, "update_mode", None)
+    return mode is None or str(getattr(mode, "value", mode)) != "update_only"
+
+
+def deleted_in_the_end(run: Sequence[Operation]) -> list[Operation]:
+    """The deletes of a run that nothing later in it undoes; a filter stands alone in its run."""
+    (*_, last) = run
+    if isinstance(last, models.DeleteOperation) and filter_of(last) is not None:
+        return [last]
+    ids: dict[PointId, None] = {}
+    for operation in run:
+        if isinstance(operation, models.DeleteOperation):
+            ids.update(dict.fromkeys(ids_of(operation)))
+        elif makes_points(operation):
+            for point_id in ids_of(operation):
+                ids.pop(point_id, None)
+    return [models.DeleteOperation(delete=models.PointIdsList(points=list(ids)))] if ids else []
+
+
 def _with_filter(operation: Operation, chosen: models.Filter) -> Operation:
     name, body = _body(operation)
     if name in _SELECTED:

@@ -15,19 +15,25 @@ from typing import Any
 from qdrant_client import models
 
 from qferry.control import wire
-from qferry.errors import FerryError, NotAllowed, Rejected, RemoteFailure, TargetWriteFailed
+from qferry.errors import FerryError, NotAllowed, TargetWriteFailed
 from qferry.flows import operations as ops
 from qferry.flows.effects import Call, Flow, Fresh, Now, Outcome, Sleep, Together
 from qferry.flows.fate import Fate, fate_of, text_of
 from qferry.flows.heartbeat import flush
+from qferry.flows.missing import (
+    MEND_AFTER_S,
+    MISSING_PATIENCE_S,
+    Lacking,
+    batch,
+    missing_point,
+    pass_over_missing,
+    until_brought,
+)
 from qferry.flows.operations import Operation
-from qferry.flows.pages import whole
 from qferry.flows.routed import one_place, one_sided, routed
-from qferry.flows.settle import content
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Phase, Routing, Side
-from qferry.protocol.records import LEASE_S
 from qferry.protocol.session import Route, Session, View
 
 # Ids of one page when a filter is resolved, and of one operation after it.
@@ -36,17 +42,8 @@ RESOLVE_POINTS = 1000
 _OPTIONS = ("ordering", "timeout")
 # Between two tries of an upload's piece, in seconds.
 RETRY_S = 0.2
-# How long a write waits for points that another write is about to bring to the target.
-MISSING_PATIENCE_S, MISSING_RETRY_S = LEASE_S, 0.05
-# After this long nobody is bringing them: the write does it itself.
-MEND_AFTER_S = 0.5
-MEND_ROUNDS = 5
 UPLOAD_BATCH = 64  # upstream's default
 _PARALLEL_BATCHES = 256
-
-
-class Lacking(RemoteFailure):
-    """The target lacks points that the source has, and nothing is under way that would bring them."""
 
 
 def write(session: Session, method: str, collection: str, arguments: Mapping[str, Any]) -> Flow[Any]:
@@ -265,14 +262,18 @@ def _send(
     m = route.migration
     journal = session.journal(m)
     sides = _sides(route)
+    yield from until_brought(session, ids)
     doubt: Doubt | None = Doubt(map(m.server, sides))  # until the answers say otherwise
     journal.begin(ids)
     try:
         if session.journal_before:
             yield from flush(session, m, journal)
-        outcomes: list[Outcome] = list((yield Together(tuple(_batch(route, side, run, options) for side in sides))))
-        if len(outcomes) > 1 and outcomes[0].error is None and _missing_point(outcomes[1]):
-            outcomes[1] = yield from _pass_over_missing(route, sides[1], run, ids, options)
+        began: float = yield Now()
+        outcomes: list[Outcome] = list((yield Together(tuple(batch(route, side, run, options) for side in sides))))
+        if len(outcomes) > 1 and outcomes[0].error is None and missing_point(outcomes[1]):
+            outcomes[1] = yield from pass_over_missing(session, route, sides[1], run, ids, options)
+        if m.phase is Phase.SWITCHED and all(outcome.error is None for outcome in outcomes):
+            yield from _delete_again(route, sides, run, options, outcomes, began)
         unknown = [m.server(side) for side, outcome in zip(sides, outcomes, strict=True) if _in_doubt(outcome)]
         doubt = Doubt(unknown) if unknown else None
     finally:
@@ -289,14 +290,38 @@ def _send(
     return _weaker(outcomes)
 
 
-def _batch(route: Route, side: Side, run: Sequence[Operation], options: Mapping[str, Any]) -> Call:
-    arguments = {"update_operations": list(run), "wait": True, **options}
-    m = route.migration
-    return Call(m.server(side), "batch_update_points", m.collection(side), (), arguments)
+def _delete_again(
+    route: Route,
+    sides: Sequence[Side],
+    run: Sequence[Operation],
+    options: Mapping[str, Any],
+    outcomes: list[Outcome],
+    began: float,
+) -> Flow[None]:
+    """
+    Delete once more what a delete has removed from the two sides so far apart that a point may have been brought back.
 
-
-def _missing_point(outcome: Outcome) -> bool:
-    return outcome.error is not None and fate_of(outcome.error) is Fate.MISSING_POINT
+    Whoever finds that the target lacks a point of the source brings it after `MEND_AFTER_S` (flows/missing.py).  If
+    it lacks the point because this very delete has reached the target and not yet the source, that undoes it there.
+    The call is not over, so deleting again is only deleting later.  An outcome that is not a success replaces the
+    first one.
+    """
+    deletes = ops.deleted_in_the_end(run)
+    while deletes:
+        now: float = yield Now()
+        # By this process's clock, which may differ in rate from that of the one which waited.
+        if now - began < 0.8 * MEND_AFTER_S:
+            return
+        began = now
+        again: list[Outcome] = yield Together(tuple(batch(route, side, deletes, options) for side in sides))
+        for n, outcome in enumerate(again):
+            if outcome.error is not None:
+                outcomes[n] = outcome
+            elif _in_doubt(outcome):
+                status = outcome.value[0].status
+                outcomes[n] = Outcome([result.model_copy(update={"status": status}) for result in outcomes[n].value])
+        if any(outcome.error is not None or _in_doubt(outcome) for outcome in outcomes):
+            return
 
 
 def _in_doubt(outcome: Outcome) -> bool:
@@ -305,105 +330,6 @@ def _in_doubt(outcome: Outcome) -> bool:
     if outcome.error is not None:
         return fate_of(outcome.error) is Fate.UNKNOWN
     return any(result.status != models.UpdateStatus.COMPLETED for result in outcome.value)
-
-
-def _pass_over_missing(
-    route: Route, side: Side, run: Sequence[Operation], ids: Sequence[PointId], options: Mapping[str, Any]
-) -> Flow[Outcome]:
-    """
-    Bring a run to a side that lacks some of its points.
-
-    Before readers see that side, what it lacks is left to the copy and the journal.  Afterwards a point may only be
-    passed over if the source has none either: otherwise somebody's write of it is still on its way there, or has
-    failed there, and this one would be acknowledged and not be seen.
-    """
-    began: float = yield Now()
-    while True:
-        outcome: Outcome = yield from _leave_out_missing(route, side, run, ids, options)
-        if outcome.error is not None or route.migration.phase is not Phase.SWITCHED:
-            return outcome
-        missed = yield from _missed_by_readers(route, ids)
-        if not missed:
-            return outcome
-        now: float = yield Now()
-        if now - began > MISSING_PATIENCE_S:
-            return Outcome(error=Lacking(f"it lacks {len(missed)} of these points"))
-        if now - began > MEND_AFTER_S:
-            error: Exception | None = yield from _mend(route, missed)
-            if error is not None:
-                return Outcome(error=error)
-        yield Sleep(MISSING_RETRY_S)
-
-
-def _leave_out_missing(
-    route: Route, side: Side, run: Sequence[Operation], ids: Sequence[PointId], options: Mapping[str, Any]
-) -> Flow[Outcome]:
-    """
-    Send a run again so that points the side does not have (yet) are passed over.
-
-    They are in the journal, like all of `ids`: the copy brings them, or the check after it does (docs/adr/0005).
-    """
-    m = route.migration
-    present: frozenset[PointId] = frozenset()
-    if any(isinstance(operation, models.UpdateVectorsOperation) for operation in run):
-        (found,) = yield Together(
-            (wire.retrieve(m.server(side), m.collection(side), ids, payload=False, vector=False),)
-        )
-        if found.error is not None:
-            return Outcome(error=found.error)
-        present = frozenset(point["id"] for point in found.value)
-    tolerant = [form for operation in run if (form := ops.tolerant(operation, present)) is not None]
-    if not tolerant:
-        return Outcome(value=[])
-    (outcome,) = yield Together((_batch(route, side, tolerant, options),))
-    answer: Outcome = outcome
-    if _missing_point(answer):  # a point vanished in between: someone deletes it on both sides; the journal has it
-        return Outcome(value=[])
-    return answer
-
-
-def _mend(route: Route, ids: Sequence[PointId]) -> Flow[Exception | None]:
-    """
-    Bring points that the target lacks over from the source, as they are; the error if that failed, or may have.
-
-    Two processes have written them at the same instant in different order, or a write has failed on the target; the
-    journal has them, but nobody may be at work on it, and this caller must neither fail nor be told what readers
-    cannot see.  The points are in flight until this write ends, so what it overtakes is checked afterwards; and they
-    go through a door that `verify` changes and `finish` closes, so a process that is stopped in here for an hour
-    finds it gone (docs/adr/0005).  Another write may come in between, so it looks again until both sides are equal.
-    """
-    m = route.migration
-    for _ in range(MEND_ROUNDS):
-        answers = yield Together(tuple(wire.retrieve(m.server(s), m.collection(s), ids) for s in Side))
-        if any(answer.error is not None for answer in answers):
-            return None
-        source, target = ({point["id"]: point for point in answer.value} for answer in answers)
-        wrong = [i for i in ids if content(source.get(i)) != content(target.get(i))]
-        points = [whole(source[i]) for i in wrong if i in source]
-        gone = [i for i in wrong if i not in source]
-        requests = [wire.upsert(m.target_url, m.mend, points)] if points else []
-        requests += [wire.delete(m.target_url, m.mend, {"points": gone})] if gone else []
-        if not requests:
-            return None
-        for sent in (yield Together(tuple(requests))):
-            if isinstance(sent.error, Rejected) and sent.error.missing:
-                return Lacking(f"it lacks {len(ids)} of these points, and they may not be brought just now")
-            if sent.error is not None and fate_of(sent.error) is Fate.UNKNOWN:
-                error: Exception = sent.error
-                return error
-    return None
-
-
-def _missed_by_readers(route: Route, ids: Sequence[PointId]) -> Flow[list[PointId]]:
-    """Those of `ids` that the source has and the target lacks."""
-    m = route.migration
-    answers = yield Together(
-        tuple(wire.retrieve(m.server(s), m.collection(s), ids, payload=False, vector=False) for s in Side)
-    )
-    if any(answer.error is not None for answer in answers):
-        return list(ids)
-    on_source, on_target = ({point["id"] for point in answer.value} for answer in answers)
-    return sorted(on_source - on_target, key=str)
 
 
 def _judge_other(

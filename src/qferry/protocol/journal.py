@@ -38,6 +38,10 @@ class Journal:
         for point_id in ids:
             self._in_flight[point_id] = self._in_flight.get(point_id, 0) + 1
 
+    def in_flight(self, point_id: PointId) -> int:
+        """How many writes to a point are under way."""
+        return self._in_flight.get(point_id, 0)
+
     def end(self, ids: Iterable[PointId], doubt: Doubt | None = None) -> None:
         """
         Note that a write to `ids` has ended.

@@ -1,0 +1,210 @@
+"""
+What a dual write does about points that the side which is not truth lacks.
+
+A partial update of a point that is not there answers 404 after changing others.  The truth has said yes, so the
+caller must not hear of it.  Before readers see the target, what it lacks is left to the copy and the journal.  From
+the switch on, readers must see what was acknowledged, and nobody may be at work on the journal: so the write waits for
+the point, whose own write is on its way or has ended differently on the two sides, and in the end brings it itself
+(docs/adr/0005).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qdrant_client import models
+
+from qferry.control import wire
+from qferry.errors import Rejected, RemoteFailure
+from qferry.flows import operations as ops
+from qferry.flows.effects import Call, Flow, Now, Outcome, Sleep, Together
+from qferry.flows.fate import Fate, fate_of
+from qferry.flows.operations import Operation
+from qferry.flows.pages import whole
+from qferry.flows.settle import content
+from qferry.protocol.journal import PointId
+from qferry.protocol.phases import Phase, Side
+from qferry.protocol.records import LEASE_S
+from qferry.protocol.session import Route, Session
+
+# How long a write waits for points that another write is about to bring to the target.
+MISSING_PATIENCE_S, MISSING_RETRY_S = LEASE_S, 0.05
+# After this long nobody is bringing them: the write does it itself.
+MEND_AFTER_S = 0.5
+MEND_ROUNDS = 5
+# How often points may vanish between the look and the update that leaves out what was missing.
+_TRIES = 3
+
+
+class Lacking(RemoteFailure):
+    """The target lacks points that the source has, and nothing is under way that would bring them."""
+
+
+def batch(route: Route, side: Side, run: Sequence[Operation], options: Mapping[str, Any]) -> Call:
+    """A run of operations, sent to one side and waited for."""
+    arguments = {"update_operations": list(run), "wait": True, **options}
+    m = route.migration
+    return Call(m.server(side), "batch_update_points", m.collection(side), (), arguments)
+
+
+def missing_point(outcome: Outcome) -> bool:
+    """Whether the server's answer is that a point is not there."""
+    return outcome.error is not None and fate_of(outcome.error) is Fate.MISSING_POINT
+
+
+def until_brought(session: Session, ids: Sequence[PointId]) -> Flow[None]:
+    """Let a write begin only when no other call of this process is bringing one of its points to the target."""
+    while session.brought and not session.brought.isdisjoint(ids):
+        yield Sleep(MISSING_RETRY_S)
+
+
+def pass_over_missing(
+    session: Session,
+    route: Route,
+    side: Side,
+    run: Sequence[Operation],
+    ids: Sequence[PointId],
+    options: Mapping[str, Any],
+) -> Flow[Outcome]:
+    """
+    Bring a run to a side that lacks some of its points, once the truth has carried it out.
+
+    While readers see that side, a point may only be passed over if it is on neither side and nobody seems to be
+    writing it: otherwise this run would be acknowledged and not be seen, or be undone by a write that the truth has
+    had before it.
+    """
+    if route.migration.phase is not Phase.SWITCHED:
+        sent: Outcome = yield from _leave_out_missing(route, side, run, ids, options)
+        return Outcome(value=[]) if isinstance(sent.error, Lacking) else sent
+    for point_id in ids:
+        session.waiting[point_id] = session.waiting.get(point_id, 0) + 1
+    try:
+        return (yield from _wait_and_send(session, route, side, run, ids, options))
+    finally:
+        for point_id in ids:
+            session.waiting[point_id] -= 1
+            if not session.waiting[point_id]:
+                del session.waiting[point_id]
+
+
+def _wait_and_send(
+    session: Session,
+    route: Route,
+    side: Side,
+    run: Sequence[Operation],
+    ids: Sequence[PointId],
+    options: Mapping[str, Any],
+) -> Flow[Outcome]:
+    presumed = ops.presumed(run)
+    undoes_itself = bool(ops.deleted_in_the_end(run))  # then that the source lacks a point says nothing
+    began: float = yield Now()
+    while True:
+        lacking, on_source = yield from _lacking(route, presumed)
+        waited = (yield Now()) - began
+        nowhere = not on_source and waited > (MISSING_PATIENCE_S if undoes_itself else MEND_AFTER_S)
+        if not lacking or nowhere:
+            outcome: Outcome = yield from _leave_out_missing(route, side, run, ids, options)
+            if outcome.error is not None:
+                return outcome
+            _, on_source = yield from _lacking(route, ids)
+            if not on_source:
+                return outcome
+        if waited > MISSING_PATIENCE_S:
+            return Outcome(error=Lacking(f"it lacks {len(on_source)} of these points"))
+        if waited > MEND_AFTER_S and on_source and _undisturbed(session, route, on_source):
+            error: Exception | None = yield from _bring(session, route, on_source)
+            if error is not None:
+                return Outcome(error=error)
+        yield Sleep(MISSING_RETRY_S)
+
+
+def _undisturbed(session: Session, route: Route, ids: Sequence[PointId]) -> bool:
+    """
+    Whether no other call of this process brings these points, or has writes to them under way on both sides.
+
+    One that waits here as well has written the source already, so what is brought from there includes it.
+    """
+    journal = session.journal(route.migration)
+    return session.brought.isdisjoint(ids) and all(journal.in_flight(i) == session.waiting[i] for i in ids)
+
+
+def _lacking(route: Route, ids: Sequence[PointId]) -> Flow[tuple[list[PointId], list[PointId]]]:
+    """Those of `ids` that the target lacks, and those of them that the source has; all of them if a side is silent."""
+    if not ids:
+        return [], []
+    m = route.migration
+    answers = yield Together(
+        tuple(wire.retrieve(m.server(s), m.collection(s), ids, payload=False, vector=False) for s in Side)
+    )
+    if any(answer.error is not None for answer in answers):
+        return list(ids), list(ids)
+    on_source, on_target = ({point["id"] for point in answer.value} for answer in answers)
+    lacking = [i for i in ids if i not in on_target]
+    return lacking, [i for i in lacking if i in on_source]
+
+
+def _leave_out_missing(
+    route: Route, side: Side, run: Sequence[Operation], ids: Sequence[PointId], options: Mapping[str, Any]
+) -> Flow[Outcome]:
+    """
+    Send a run again so that points the side does not have (yet) are passed over.
+
+    They are in the journal, like all of `ids`: the copy brings them, or the check after it does (docs/adr/0005).
+    """
+    m = route.migration
+    for _ in range(_TRIES):
+        present: set[PointId] = set()
+        if any(isinstance(operation, models.UpdateVectorsOperation) for operation in run):
+            (found,) = yield Together(
+                (wire.retrieve(m.server(side), m.collection(side), ids, payload=False, vector=False),)
+            )
+            if found.error is not None:
+                return Outcome(error=found.error)
+            present = {point["id"] for point in found.value}
+        tolerant = ops.all_tolerant(run, present)
+        if not tolerant:
+            return Outcome(value=[])
+        (outcome,) = yield Together((batch(route, side, tolerant, options),))
+        answer: Outcome = outcome
+        if not missing_point(answer):
+            return answer
+    # A point vanishes between each look and its update: it is being deleted and written anew all the time.
+    return Outcome(error=Lacking("points of this write come and go on it"))
+
+
+def _bring(session: Session, route: Route, ids: Sequence[PointId]) -> Flow[Exception | None]:
+    """
+    Bring points that the target lacks over from the source, as they are; the error if that failed, or may have.
+
+    Two processes have written them at the same instant in different order, or a write has failed on the target; the
+    journal has them, but nobody may be at work on it, and this caller must neither fail nor be told what readers
+    cannot see.  The points are in flight until this write ends, so what it overtakes is checked afterwards; and they
+    go through a door that `verify` changes and `finish` closes, so a process that is stopped in here for an hour
+    finds it gone (docs/adr/0005).  Another write may come in between, so it looks again until both sides are equal;
+    other writes of this process to these points wait (`until_brought`).
+    """
+    m = route.migration
+    session.brought.update(ids)
+    try:
+        for _ in range(MEND_ROUNDS):
+            answers = yield Together(tuple(wire.retrieve(m.server(s), m.collection(s), ids) for s in Side))
+            if any(answer.error is not None for answer in answers):
+                return None
+            source, target = ({point["id"]: point for point in answer.value} for answer in answers)
+            wrong = [i for i in ids if content(source.get(i)) != content(target.get(i))]
+            points = [whole(source[i]) for i in wrong if i in source]
+            gone = [i for i in wrong if i not in source]
+            requests = [wire.upsert(m.target_url, m.mend, points)] if points else []
+            requests += [wire.delete(m.target_url, m.mend, {"points": gone})] if gone else []
+            if not requests:
+                return None
+            for sent in (yield Together(tuple(requests))):
+                if isinstance(sent.error, Rejected) and sent.error.missing:
+                    return Lacking(f"it lacks {len(ids)} of these points, and they may not be brought just now")
+                if sent.error is not None and fate_of(sent.error) is Fate.UNKNOWN:
+                    error: Exception = sent.error
+                    return error
+        return None
+    finally:
+        session.brought.difference_update(ids)

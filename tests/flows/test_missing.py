@@ -1,0 +1,192 @@
+"""Tests of what a dual write does about points that the target lacks; the traces are those the simulator found."""
+
+from collections.abc import Callable
+from typing import Any
+
+from playing import MIGRATION, Play, session
+from qdrant_client import models
+from test_write import MISSING, results
+
+from qferry.flows import missing
+from qferry.flows import operations as ops
+from qferry.flows.effects import Call, Request
+from qferry.flows.missing import MEND_AFTER_S, until_brought
+from qferry.flows.write import write
+from qferry.protocol.phases import Phase
+from qferry.protocol.session import Route
+
+SWITCHED = MIGRATION.with_changes({"phase": Phase.SWITCHED, "read_percent": 100, "mend": "door"})
+UPSERT = models.UpsertOperation(upsert=models.PointsList(points=[models.PointStruct(id=1, vector={"a": [1.0]})]))
+UPDATE_ONLY = models.UpsertOperation(
+    upsert=models.PointsList(points=[models.PointStruct(id=1, vector=[1.0])], update_mode=models.UpdateMode.UPDATE_ONLY)
+)
+SET = models.SetPayloadOperation(set_payload=models.SetPayload(payload={"w": 1}, points=[1]))
+VECTORS = models.UpdateVectorsOperation(
+    update_vectors=models.UpdateVectors(points=[models.PointVectors(id=1, vector={"a": [2.0]})])
+)
+DELETE = models.DeleteOperation(delete=models.PointIdsList(points=[1, 2]))
+DELETE_WHERE = models.DeleteOperation(delete=models.FilterSelector(filter=models.Filter()))
+
+
+class Sides:
+    """
+    Two servers that have point 1 or not; batches succeed, but partial ones fail where it is missing.
+
+    Args:
+        has: Whether the source and the target have it.
+        meanwhile: Called before each request, with the number of those before it.
+    """
+
+    def __init__(self, *has: bool, meanwhile: Callable[["Sides", int], None] = lambda *_: None) -> None:
+        self.has = dict(zip("ab", has, strict=True))
+        self.meanwhile = meanwhile
+        self.count = 0
+
+    def __call__(self, effect: Request | Call) -> Any:
+        """Answer."""
+        self.meanwhile(self, self.count)
+        self.count += 1
+        if isinstance(effect, Request):
+            name = next((n for n in "ab" if f"/{n}/" in effect.path), "b")
+            if effect.op == "upsert" and "door" in effect.path:
+                self.has["b"] = True
+            return [{"id": 1, "payload": {}, "vector": {}}] if self.has[name] else []
+        operations = effect.kwargs["update_operations"]
+        for operation in operations:
+            if ops.presumed([operation]) and not self.has[effect.collection]:
+                return MISSING
+            if isinstance(operation, models.UpsertOperation):
+                self.has[effect.collection] = True
+            if isinstance(operation, models.DeleteOperation):
+                self.has[effect.collection] = False
+        return results(count=len(operations))
+
+
+def batches(play: Play, collection: str) -> list[list[Any]]:
+    """Return the operations that were sent to a collection."""
+    return [e.kwargs["update_operations"] for e in play.sent if isinstance(e, Call) and e.collection == collection]
+
+
+def test_vectors_are_updated_that_an_upsert_of_the_same_batch_has_made() -> None:
+    """Seed 5017421: the target lacked the point, the batch made it and then changed a vector, and that was left out."""
+    play = Play(Sides(True, False))
+    play.run(write(session(SWITCHED), "batch_update_points", "a", {"update_operations": [SET, UPSERT, VECTORS]}))
+    assert batches(play, "b")[-1][1:] == [UPSERT, VECTORS]
+
+
+def test_an_update_waits_for_the_point_that_its_batch_deletes_later() -> None:
+    """
+    Seed 5022846: another process's upsert had reached the source and not yet the target.
+
+    On the source the batch found the point and deleted it; on the target it must not come before the upsert.
+    """
+
+    def meanwhile(sides: Sides, count: int) -> None:
+        if count == 8:
+            sides.has["b"] = True
+
+    servers = Sides(True, False, meanwhile=meanwhile)
+    play = Play(servers)
+    play.run(write(session(SWITCHED), "batch_update_points", "a", {"update_operations": [SET, DELETE]}))
+    assert len(batches(play, "b")) == 2
+    assert servers.has == {"a": False, "b": False}
+
+
+def test_a_point_that_is_nowhere_is_passed_over_before_long() -> None:
+    """Somebody has deleted it on both sides: the update came before that, and nobody must wait for long."""
+
+    def meanwhile(sides: Sides, count: int) -> None:
+        if count == 2:
+            sides.has["a"] = False
+
+    play = Play(Sides(True, False, meanwhile=meanwhile))
+    play.run(write(session(SWITCHED), "set_payload", "a", {"payload": {"w": 1}, "points": [1]}))
+    assert MEND_AFTER_S - 0.1 < sum(play.slept) < MEND_AFTER_S + 0.2
+
+
+def test_a_delete_whose_sides_were_far_apart_is_sent_again() -> None:
+    """Seed 5042931: it had reached the target and not the source; another call brought the point back meanwhile."""
+
+    def meanwhile(_: Sides, count: int) -> None:
+        play.now += MEND_AFTER_S if count == 1 else 0.0
+
+    play = Play(Sides(True, True, meanwhile=meanwhile))
+    play.run(write(session(SWITCHED), "delete", "a", {"points_selector": [1, 2]}))
+    assert play.told == [f"batch_update_points {name}" for name in "abab"]
+    assert batches(play, "b") == [[DELETE], [DELETE]]
+
+
+def test_a_quick_delete_is_sent_once() -> None:
+    """Nobody can have brought the point back."""
+    play = Play(Sides(True, True))
+    play.run(write(session(SWITCHED), "delete", "a", {"points_selector": [1, 2]}))
+    assert len(play.sent) == 2
+
+
+def test_a_write_waits_while_another_call_brings_its_point() -> None:
+    """What is brought was read before the write, and must not come after it."""
+    found = session(SWITCHED)
+    found.brought.add(1)
+    play = Play()
+    flow = until_brought(found, [1, 2])
+    next(flow)
+    found.brought.clear()
+    play.run(flow)
+    play.run(until_brought(found, [1, 2]))
+    assert not play.sent
+
+
+def test_points_are_brought_only_when_no_other_call_writes_them() -> None:
+    """A call that waits for the point as well has written the source already; any other may be between the sides."""
+    found = session(SWITCHED)
+    route = Route.of(SWITCHED, found.pins)
+    journal = found.journal(SWITCHED)
+    journal.begin([1])
+    found.waiting[1] = 1
+    assert missing._undisturbed(found, route, [1])
+    journal.begin([1])
+    assert not missing._undisturbed(found, route, [1])
+    found.waiting[1] = 2
+    assert missing._undisturbed(found, route, [1])
+    found.brought.add(1)
+    assert not missing._undisturbed(found, route, [1])
+
+
+def test_waiting_is_over_when_the_write_is() -> None:
+    """Also when it has failed: the next write of the point may bring it."""
+    found = session(SWITCHED)
+    play = Play(Sides(True, False))
+    play.run(write(found, "set_payload", "a", {"payload": {"w": 1}, "points": [1]}))
+    assert (found.waiting, found.brought) == ({}, set())
+    assert found.journal(SWITCHED).in_flight(1) == 0
+
+
+def test_a_point_that_comes_and_goes_does_not_fail_a_write_before_the_switch() -> None:
+    """The journal has it; afterwards readers would miss what was acknowledged."""
+
+    def meanwhile(sides: Sides, _: int) -> None:
+        sides.has["b"] = not sides.has["b"]
+
+    arguments = {"points": [models.PointVectors(id=1, vector={"a": [2.0]})]}
+    for phase in (Phase.COPYING, Phase.COPIED):
+        migration = MIGRATION.with_changes({"phase": phase})
+        play = Play(Sides(True, True, meanwhile=meanwhile))
+        result = play.run(write(session(migration), "update_vectors", "a", arguments))
+        assert result.status is models.UpdateStatus.COMPLETED
+
+
+def test_presumed_are_the_points_of_partial_updates_that_the_run_has_not_made() -> None:
+    """The truth has carried the run out, so it had these."""
+    assert ops.presumed([SET, UPSERT]) == [1]
+    assert ops.presumed([UPSERT, SET, VECTORS]) == []
+    assert ops.presumed([UPDATE_ONLY, SET]) == [1]
+    assert ops.presumed([UPSERT, DELETE, SET]) == [1]
+
+
+def test_deleted_in_the_end_is_what_nothing_later_makes_anew() -> None:
+    """A filter stands alone in its run, and is repeated as it is."""
+    assert ops.deleted_in_the_end([UPSERT, DELETE]) == [DELETE]
+    (left,) = ops.deleted_in_the_end([DELETE, UPSERT])
+    assert ops.ids_of(left) == [2]
+    assert ops.deleted_in_the_end([DELETE_WHERE]) == [DELETE_WHERE]
+    assert ops.deleted_in_the_end([SET]) == []
