@@ -245,6 +245,8 @@ class Explorer:
         operator = i not in self._writers
         hears = self.machines[i].stages[stages[i]].local.hears
         if operator:
+            if sent.keeps_plan and self.setting.lonely and not self._faults:
+                return True  # no writer looks at it, and nobody takes over
             if sent.of_the_frame or (self.setting.lonely and (sent.lists_aliases or sent.reads_record)):
                 return True
             if sent.lists_writers and not hears and not self._faults:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
 import orjson
 from httpx import Headers
@@ -201,7 +202,7 @@ class Process:
                 return self.clock
             case NewId():
                 self._ids += 1
-                return f"{self.name:0<8}{self._ids:024}"
+                return f"{crc32(self.name.encode()):08x}{self._ids:024}"
             case Today():
                 return TODAY
             case Report() | Sleep():

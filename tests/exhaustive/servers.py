@@ -81,6 +81,14 @@ class Sent:
         return isinstance(self.effect, Request) and self.effect == records.migrations_page()
 
     @cached_property
+    def keeps_plan(self) -> bool:
+        """Whether it writes, reads or removes the plan of a copy, or removes another record."""
+        if not isinstance(self.effect, Request) or CONTROL_COLLECTION not in self.effect.path.split("/"):
+            return False
+        writes_plan = self.effect.op == "upsert" and self.effect.body["points"][0]["payload"].get("kind") == "plan"
+        return writes_plan or self.effect.op in ("retrieve", "delete")
+
+    @cached_property
     def reports(self) -> bool:
         """Whether it is a writer's report of itself."""
         about_control = isinstance(self.effect, Request) and CONTROL_COLLECTION in self.effect.path.split("/")
