@@ -107,8 +107,12 @@ class Rejected(RemoteFailure):
 
     @property
     def final(self) -> bool:
-        """Whether the server refused the request; otherwise it failed at it, and may have done a part."""
-        return self.status < HTTPStatus.INTERNAL_SERVER_ERROR
+        """
+        Whether the server refused the request; otherwise it failed at it, and may have done a part, or do it yet.
+
+        408 says that the server has stopped waiting for its own work, which goes on.
+        """
+        return self.status < HTTPStatus.INTERNAL_SERVER_ERROR and self.status != HTTPStatus.REQUEST_TIMEOUT
 
 
 class TargetWriteFailed(RemoteFailure):

@@ -84,7 +84,7 @@ def short_waits() -> Iterator[None]:
     with (
         patch.object(missing, "MISSING_RETRY_S", 0.6),
         patch.object(missing, "MISSING_PATIENCE_S", 1.5),
-        patch.object(write, "MISSING_PATIENCE_S", 1.5),
+        patch.object(write, "LACKING_PATIENCE_S", 1.5),
         patch.object(lifecycle, "CYCLES_MAX", 1),
         patch.object(settle, "CYCLES_MAX", 1),
     ):

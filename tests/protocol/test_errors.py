@@ -86,3 +86,10 @@ def test_failed_write_names_its_points() -> None:
     """A caller that wants to repeat it, or to look, knows where."""
     assert TargetWriteFailed("no", point_ids=[1, "a"]).point_ids == [1, "a"]
     assert TargetWriteFailed("no").point_ids == ()
+
+
+def test_a_server_that_has_stopped_waiting_has_not_refused() -> None:
+    """What it answered 408 to may still be carried out; what it answered 400 to is not."""
+    assert not Rejected("Too slow.", status=408).final
+    assert not Rejected("Broken.", status=500).final
+    assert Rejected("Wrong.", status=400).final

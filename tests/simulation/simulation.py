@@ -56,7 +56,7 @@ def small_world() -> Iterator[None]:
         patch.object(coordinator, "LEASE_S", LEASE_S),
         patch.object(lifecycle, "LEASE_S", LEASE_S),
         patch.object(missing, "MISSING_PATIENCE_S", LEASE_S),
-        patch.object(write, "MISSING_PATIENCE_S", LEASE_S),
+        patch.object(write, "LACKING_PATIENCE_S", 6 * LEASE_S),
         patch.object(coordinator, "LANDING_S", GRACE_S),
         patch.object(coordinator, "CLAIM_S", CLAIM_S),
         patch.object(coordinator, "POLL_S", 0.4),

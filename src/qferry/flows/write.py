@@ -22,7 +22,6 @@ from qferry.flows.fate import Fate, fate_of, text_of
 from qferry.flows.heartbeat import flush
 from qferry.flows.missing import (
     MEND_AFTER_S,
-    MISSING_PATIENCE_S,
     Lacking,
     batch,
     missing_point,
@@ -40,8 +39,11 @@ from qferry.protocol.session import Route, Session, View
 RESOLVE_POINTS = 1000
 # Options of a call that hold for each of its operations.
 _OPTIONS = ("ordering", "timeout")
-# Between two tries of an upload's piece, in seconds.
+# Between two tries of an upload's piece, or of a call that waits for the next command, in seconds.
 RETRY_S = 0.2
+# How long a call tries again that found the target to lack a point which nobody may bring just now: rather late than
+# failed because of the migration.
+LACKING_PATIENCE_S = 30.0
 UPLOAD_BATCH = 64  # upstream's default
 _PARALLEL_BATCHES = 256
 
@@ -92,7 +94,7 @@ def write(session: Session, method: str, collection: str, arguments: Mapping[str
             if not isinstance(error.__cause__, Lacking):
                 raise
             now: float = yield Now()
-            gave_up_at = gave_up_at or now + MISSING_PATIENCE_S
+            gave_up_at = gave_up_at or now + LACKING_PATIENCE_S
             if now > gave_up_at:
                 raise
             # `finish` has closed the door, and waits for this very call; or `verify` has put up another one.  The call
