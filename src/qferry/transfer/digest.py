@@ -19,7 +19,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from qdrant_client import grpc as qdrant
 
 from qferry.protocol.journal import PointId
-from qferry.transfer.channel import Channel, undecodable
+from qferry.transfer.channel import PAGE_POINTS, Channel, undecodable
 from qferry.transfer.fidelity import any_doubtful, may_be_doubtful, settled
 from qferry.transfer.ids import consistency, from_proto, position, to_proto
 
@@ -75,7 +75,7 @@ def read_digests(
     collection: str,
     offset: PointId | None = None,
     *,
-    limit: int = 1000,
+    limit: int = PAGE_POINTS,
     read_consistency: str | None = None,
 ) -> DigestPage:
     """

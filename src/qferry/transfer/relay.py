@@ -21,7 +21,7 @@ from qdrant_client import grpc as qdrant
 
 from qferry.errors import Unreachable
 from qferry.protocol.journal import PointId
-from qferry.transfer.channel import Channel, undecodable
+from qferry.transfer.channel import PAGE_POINTS, Channel, undecodable
 from qferry.transfer.fidelity import may_be_doubtful
 from qferry.transfer.ids import consistency, from_proto, position, to_proto
 
@@ -159,7 +159,12 @@ class Relay:
         self._channel = channel
 
     def read(
-        self, collection: str, offset: PointId | None = None, *, limit: int = 1000, read_consistency: str | None = None
+        self,
+        collection: str,
+        offset: PointId | None = None,
+        *,
+        limit: int = PAGE_POINTS,
+        read_consistency: str | None = None,
     ) -> Page:
         """
         A page of at most `limit` points from `offset` on, with payloads and vectors.
