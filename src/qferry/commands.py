@@ -34,6 +34,8 @@ from qferry.flows.write import RESOLVE_POINTS
 from qferry.naming import CollectionNaming, Proposal, check_collection_name
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, out_of_order
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, WritePolicy, Writer
+from qferry.transfer.channel import GRPC_PORT, Channel
+from qferry.transfer.pages import Pages
 
 T = TypeVar("T")
 Reporter = Callable[[Report], None]
@@ -63,6 +65,8 @@ class Connection:
         target_url: The target's server, if that is another one.
         target_api_key: Its key; by default the source's.
         timeout_s: Deadline of one request, in seconds.
+        grpc_port: Where the source's server listens for gRPC; 0: pages go by REST, several times slower.
+        target_grpc_port: The same of the target's server, if that is another one.
     """
 
     url: str
@@ -70,6 +74,35 @@ class Connection:
     target_url: str = HOME
     target_api_key: str | None = field(default=None, repr=False)
     timeout_s: int = 60
+    grpc_port: int = GRPC_PORT
+    target_grpc_port: int = GRPC_PORT
+
+    def channel(self, server: str) -> Channel:
+        """A gRPC channel to a server."""
+        home = server == HOME
+        return Channel(
+            server or self.url,
+            grpc_port=self.grpc_port if home else self.target_grpc_port,
+            api_key=self.api_key if home else self.target_api_key or self.api_key,
+            timeout_s=float(self.timeout_s),
+            whose="server" if home else "target's server",
+        )
+
+    @contextlib.contextmanager
+    def pages(self, migration: Migration, report: Reporter) -> Iterator[Pages | None]:
+        """What carries a migration's pages by gRPC; None where that is not wanted or possible."""
+        if not self.grpc_port or (migration.target_url and not self.target_grpc_port):
+            yield None
+            return
+        pages = Pages(self.channel, migration)
+        try:
+            if pages.usable:
+                yield pages
+            else:
+                report(Report("rest", text="no gRPC at that port: points go by REST, several times slower"))
+                yield None
+        finally:
+            pages.close()
 
     @contextlib.contextmanager
     def driver(self, report: Reporter = lambda _: None) -> Iterator[BlockingDriver]:
@@ -423,15 +456,21 @@ def _coordinate(
     report: Reporter,
     *,
     at_once: bool = False,
+    by_pages: bool = False,
 ) -> tuple[T, Migration]:
-    """Run `flow` as the coordinator; with `at_once`, the way back, it asks nothing of the target's nodes."""
+    """
+    Run `flow` as the coordinator.
+
+    With `at_once`, the way back, it asks nothing of the target's nodes; with `by_pages` it moves many points.
+    """
     with connection.driver(report) as driver:
         migration = lifecycle.one_of(driver.run(records.migrations()), source)
         with _claimed(driver, migration, at_once=at_once) as co:
             if migration.phase in JOURNALLED and not at_once:
                 driver.run(_still_as_planned(migration))
             on_target = not at_once and configuration.is_replicated(migration.overrides)
-            return driver.run(on_cluster(co, flow(co)) if on_target else flow(co)), co.migration
+            with connection.pages(co.migration, report) if by_pages else contextlib.nullcontext() as driver.pages:
+                return driver.run(on_cluster(co, flow(co)) if on_target else flow(co)), co.migration
 
 
 def _done(migration: Migration, detail: str) -> Done:
@@ -448,7 +487,7 @@ def backfill(connection: Connection, source: str | None = None, *, report: Repor
         settled = yield from drain_well(co)
         return copied, settled.repaired
 
-    (copied, repaired), migration = _coordinate(connection, source, flow, report)
+    (copied, repaired), migration = _coordinate(connection, source, flow, report, by_pages=True)
     return _done(migration, f"{copied:,} points copied, {repaired:,} of those written meanwhile brought up to date")
 
 
@@ -462,7 +501,7 @@ def verify(
             raise out_of_order(co.migration.phase, "qferry verify")
         return (yield from verify_flow(co, mend=repair))
 
-    return _coordinate(connection, source, flow, report)[0]
+    return _coordinate(connection, source, flow, report, by_pages=True)[0]
 
 
 def switch(

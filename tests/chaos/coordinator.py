@@ -102,6 +102,7 @@ class Operator:
         self,
         *,
         url: str,
+        grpc_port: int,
         target_url: str,
         overrides: Mapping[str, int],
         home: Server,
@@ -113,6 +114,7 @@ class Operator:
 
         Args:
             url: The source's server, as the commands reach it.
+            grpc_port: Its port for gRPC, and that of the target's server.
             target_url: Where the target goes; empty for the same server.
             overrides: What the target's configuration is to differ in.
             home: The source's server itself, to look where the migration stands.
@@ -120,6 +122,7 @@ class Operator:
             folder: For the commands' output and the operator's own log.
         """
         self._url = url
+        self._grpc_port = grpc_port
         self._target_url = target_url
         self._overrides = overrides
         self._home = home
@@ -224,7 +227,9 @@ class Operator:
         arguments += step.options
         if verb == "cleanup":
             arguments += ["--confirm", self._source]
-        arguments += ["--url", self._url, "--timeout", "15", "--json"]
+        grpc_port = str(self._grpc_port)
+        arguments += ["--url", self._url, "--grpc-port", grpc_port, "--target-grpc-port", grpc_port]
+        arguments += ["--timeout", "15", "--json"]
         self._number += 1
         output = self._folder / f"qferry-{self._number:03}-{verb}.json"
         ran = Ran(verb, time.monotonic_ns())

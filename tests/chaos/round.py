@@ -83,6 +83,7 @@ def play(plan: Plan, stage: Stage, folder: Path, told: Callable[[str], None]) ->
     if plan.control_s is None:
         operator = Operator(
             url=stage.coordinator.url,
+            grpc_port=stage.coordinator.grpc_port,
             target_url=stage.target_url,
             overrides=stage.overrides,
             home=stage.home,

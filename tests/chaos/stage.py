@@ -128,7 +128,10 @@ def set_up(topology: str, proxy: Proxy, applications: int) -> Iterator[Stage]:
                 proxy.open("link:target", TARGET_HOST, grpc_port, target.grpc_port)
             addresses.append(Address(f"http://{HOST}:{http_port}", grpc_port, shared | {link}))
         port = proxy.open("link:coordinator", HOST, 0, home.http_port)
-        coordinator = Address(f"http://{HOST}:{port}", 0, shared | {"link:coordinator"})
+        grpc_port = proxy.open("link:coordinator", HOST, 0, home.grpc_port)
+        if target_url:
+            proxy.open("link:target", TARGET_HOST, grpc_port, target.grpc_port)
+        coordinator = Address(f"http://{HOST}:{port}", grpc_port, shared | {"link:coordinator"})
         overrides = SPREAD if topology == "cluster" else {}
         stage = Stage(topology, servers, home, target, addresses, coordinator, target_url, overrides, proxy)
         try:

@@ -43,6 +43,7 @@ def qferry(qdrant: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         if name.startswith(("QDRANT_", "QFERRY_", "COLLECTION_")) and name != "QFERRY_QDRANT_BIN":
             monkeypatch.delenv(name)
     monkeypatch.setenv("QDRANT_URL", qdrant.url)
+    monkeypatch.setenv("QDRANT_GRPC_PORT", str(qdrant.grpc_port))
     if qdrant.api_key:
         monkeypatch.setenv("QDRANT_API_KEY", qdrant.api_key)
 
@@ -74,7 +75,7 @@ def source(qdrant: Any, client: QdrantClient) -> Iterator[str]:
     client.upsert(name, points, wait=True)
     yield name
     with contextlib.suppress(FerryError):
-        commands.abort(commands.Connection(url=qdrant.url, api_key=qdrant.api_key), name)
+        commands.abort(commands.Connection(url=qdrant.url, api_key=qdrant.api_key, grpc_port=qdrant.grpc_port), name)
     for collection in (name, target):
         client.delete_collection(collection)
 

@@ -15,7 +15,16 @@ VERBS = (
     "plan", "start", "backfill", "verify", "switch", "rollback", "soak", "abort", "finish", "cleanup", "status",
     "history", "run", "demo",
 )  # fmt: skip
-COMMON = {"--url", "--api-key", "--target-url", "--target-api-key", "--timeout", "--json"}
+COMMON = {
+    "--url",
+    "--api-key",
+    "--target-url",
+    "--target-api-key",
+    "--grpc-port",
+    "--target-grpc-port",
+    "--timeout",
+    "--json",
+}
 
 
 def options(verb: str) -> dict[str, str | None]:

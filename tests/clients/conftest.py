@@ -64,7 +64,7 @@ def ferry(open_ferry: Callable[..., Caller]) -> FerryClient:
 @pytest.fixture
 def connection(qdrant: Any) -> Connection:
     """Give what the commands need to reach the shared server."""
-    return Connection(url=qdrant.url, api_key=qdrant.api_key)
+    return Connection(url=qdrant.url, api_key=qdrant.api_key, grpc_port=qdrant.grpc_port)
 
 
 @pytest.fixture(autouse=True)

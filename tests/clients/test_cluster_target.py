@@ -81,7 +81,13 @@ def stage(fresh_qdrant: QdrantServer, cluster_of_three: QdrantCluster) -> Iterat
     plain.create_collection(SOURCE, models.VectorParams(size=DIMENSIONS, distance=models.Distance.DOT))
     plain.upsert(SOURCE, [point(i, group=i % 6) for i in range(POINTS)])
     nodes = cluster_of_three.nodes
-    yield Stage(Connection(url=fresh_qdrant.url, target_url=nodes[0].url), plain, nodes)
+    connection = Connection(
+        url=fresh_qdrant.url,
+        target_url=nodes[0].url,
+        grpc_port=fresh_qdrant.grpc_port,
+        target_grpc_port=nodes[0].grpc_port,
+    )
+    yield Stage(connection, plain, nodes)
     plain.close()
     httpx.delete(f"{nodes[0].url}/collections/{TARGET}", timeout=60)
 

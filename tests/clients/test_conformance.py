@@ -109,7 +109,7 @@ class Theatre:
 @pytest.fixture(scope="module")
 def theatre(qdrant: Any, opener: Opener, plain: QdrantClient) -> Theatre:
     """Give the place where all calls of a state are made at once."""
-    return Theatre(opener, plain, Connection(url=qdrant.url, api_key=qdrant.api_key))
+    return Theatre(opener, plain, Connection(url=qdrant.url, api_key=qdrant.api_key, grpc_port=qdrant.grpc_port))
 
 
 def blocks_of(pairing: Pairing, method: str) -> dict[str, Block]:

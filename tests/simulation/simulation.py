@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 from qferry.control import records
-from qferry.flows import coordinator, copy, heartbeat, lifecycle, missing, settle, verify, write
+from qferry.flows import compare, coordinator, copy, heartbeat, lifecycle, missing, settle, verify, write
 from qferry.protocol import session
 from qferry.protocol.phases import Phase
 from qferry.protocol.records import CONTROL_COLLECTION
@@ -48,6 +48,9 @@ def small_world() -> Iterator[None]:
     with (
         patch.object(settle, "CHECK_POINTS", 2),
         patch.object(verify, "PAGE_POINTS", 2),
+        patch.object(compare, "PAGE_POINTS", 2),
+        patch.object(compare, "RANGE_POINTS", 2),
+        patch.object(compare, "PIECE_POINTS", 3),
         patch.object(copy, "RANGE_POINTS", 2),
         patch.object(copy, "PIECE_POINTS", 3),
         patch.object(write, "RESOLVE_POINTS", 2),

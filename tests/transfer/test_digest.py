@@ -3,6 +3,7 @@
 import copy
 import math
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -21,8 +22,10 @@ from transferring import (
 )
 
 from qferry.errors import Rejected
+from qferry.protocol.journal import PointId
+from qferry.protocol.ranges import position
 from qferry.transfer.channel import Channel
-from qferry.transfer.digest import Difference, DigestPage, canonical, compare, digests_of, read_digests, same
+from qferry.transfer.digest import DigestPage, canonical, digests_of, read_digests, same
 from qferry.transfer.fidelity import may_be_doubtful
 from qferry.transfer.relay import Relay
 
@@ -39,6 +42,27 @@ WHOLE: dict[str, Any] = {
     },
     "payload": PAYLOAD,
 }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a comparison of two pages found: ids that differ, and other ids that are doubtful."""
+
+    differing: tuple[PointId, ...] = ()
+    doubtful: tuple[PointId, ...] = ()
+
+
+def compare(source: DigestPage, target: DigestPage) -> Difference:
+    """Compare two pages that cover the same range of ids."""
+    doubtful = source.doubtful | target.doubtful
+    ours = dict(zip(source.ids, source.contents, strict=True))
+    theirs = dict(zip(target.ids, target.contents, strict=True))
+    differing = tuple(
+        i
+        for i in sorted(ours.keys() | theirs.keys(), key=position)
+        if i not in ours or i not in theirs or (i not in doubtful and not same(ours[i], theirs[i]))
+    )
+    return Difference(differing, tuple(sorted(doubtful.difference(differing), key=position)))
 
 
 def float32(bits: int) -> float:

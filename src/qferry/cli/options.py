@@ -28,6 +28,7 @@ from qferry.commands import Connection
 from qferry.errors import InvalidName
 from qferry.naming import CollectionNaming, check_collection_name
 from qferry.protocol.records import HOME, WritePolicy
+from qferry.transfer.channel import GRPC_PORT
 
 DEFAULT_URL = "http://localhost:6333"
 DEFAULT_TIMEOUT_S = 60
@@ -167,6 +168,28 @@ def _context(
             help="Its key; by default the source's.",
         ),
     ] = None,
+    grpc_port: Annotated[
+        int,
+        typer.Option(
+            "--grpc-port",
+            envvar="QDRANT_GRPC_PORT",
+            min=0,
+            max=65535,
+            metavar="PORT",
+            help="Where the server listens for gRPC, by which points are copied and compared; 0: by REST, slower.",
+        ),
+    ] = GRPC_PORT,
+    target_grpc_port: Annotated[
+        int,
+        typer.Option(
+            "--target-grpc-port",
+            envvar="QFERRY_TARGET_GRPC_PORT",
+            min=0,
+            max=65535,
+            metavar="PORT",
+            help="The same of the target's server, if that is another one.",
+        ),
+    ] = GRPC_PORT,
     timeout: Annotated[
         int,
         typer.Option("--timeout", envvar="QFERRY_TIMEOUT", min=1, metavar="SECONDS", help="Deadline of one request."),
@@ -186,6 +209,8 @@ def _context(
         target_url=target_url if target_url and elsewhere else HOME,
         target_api_key=target_api_key or None,
         timeout_s=timeout,
+        grpc_port=grpc_port,
+        target_grpc_port=target_grpc_port,
     )
     return Context(connection, as_json)
 

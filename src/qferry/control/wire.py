@@ -61,6 +61,15 @@ def write_page(server: str, collection: str, body: Json) -> Request:
     return Request(server, "write_page", "PUT", f"{collection_path(collection)}/points", body, _WAIT)
 
 
+def read_digests(server: str, collection: str, *, offset: PointId | None, limit: int) -> Request:
+    """
+    A page of whole points, to be compared; `flows.compare.as_digests` makes of the result what is compared.
+
+    A driver may carry it out another way than by REST, if it does so on both sides.
+    """
+    return replace(read_page(server, collection, offset=offset, limit=limit), op="read_digests")
+
+
 def sample(server: str, collection: str, limit: int) -> Request:
     """Ids of `limit` points chosen at random: `{"points": [{"id": ...}]}`."""
     body = {"query": {"sample": "random"}, "limit": limit, "with_payload": False}

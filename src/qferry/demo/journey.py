@@ -71,7 +71,8 @@ class Coordinator:
         )
 
     def _command(self, verb: str, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "qferry", verb, *arguments, "--url", self._url, "--json"]
+        # Points go by REST: by gRPC a demo's backfill would be over before it could be killed.
+        return [sys.executable, "-m", "qferry", verb, *arguments, "--url", self._url, "--grpc-port", "0", "--json"]
 
 
 def migrate_with_qferry(

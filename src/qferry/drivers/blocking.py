@@ -37,6 +37,7 @@ from qferry.flows.effects import (
 )
 from qferry.flows.routed import leave
 from qferry.protocol.session import Session, View
+from qferry.transfer.pages import Pages
 
 T = TypeVar("T")
 # Calls of one client that may wait for a second server at the same time.
@@ -52,6 +53,9 @@ class BlockingDriver:
         fresh: Carries out `Fresh`: sees to it that the session's view is valid.
         report: Receives `Report`s.
         workers: Carry out pieces of work; by default threads that share the clients.
+
+    Attributes:
+        pages: Carries out page requests another way than by REST, if it can.
     """
 
     def __init__(
@@ -67,11 +71,17 @@ class BlockingDriver:
         self._report = report
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
+        self.pages: Pages | None = None
         self._workers = workers if workers is not None else Workers.threads(self._beside)
 
     def _beside(self, flow: Flow[Any]) -> Any:
         """Carry out a piece of work, in a worker's thread."""
-        return BlockingDriver(self._client_for).run(flow)
+        driver = BlockingDriver(self._client_for)
+        driver.pages = self.pages
+        try:
+            return driver.run(flow)
+        finally:
+            driver.close()
 
     def run(self, flow: Flow[T]) -> T:
         """
@@ -133,6 +143,8 @@ class BlockingDriver:
         if isinstance(effect, Call):
             # The upstream method, also when `client` overrides it.
             return getattr(QdrantClient, effect.method)(client, effect.collection, *effect.args, **effect.kwargs)
+        if self.pages is not None and self.pages.takes(effect):
+            return self.pages.carry_out(effect)
         try:
             answer = QdrantClient.http.fget(client).client.request(**http.arguments(effect))  # type: ignore[attr-defined]
         except Exception as error:

@@ -29,7 +29,7 @@ TOUCH_S = 1.0
 PAUSE_S = 2.5
 
 _SETTLING = frozenset({Phase.COPIED, Phase.SWITCHED})
-_READS = frozenset({"scroll", "retrieve", "count"})
+_READS = frozenset({"scroll", "retrieve", "count", "read_digests"})
 
 
 def on_cluster(co: Coordinator, flow: Flow[T]) -> Flow[T]:

@@ -11,20 +11,22 @@ before anything else is written.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 from qferry.control import records, wire
 from qferry.errors import FerryError, Rejected, RemoteFailure
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Await, Begin, Flow, NewId, Now, Outcome, Report, Request, Together
-from qferry.flows.pages import Page, as_page
+from qferry.flows.pages import Page, as_page, to_write, whole
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Event, Phase
 from qferry.protocol.ranges import Plan, position, split
 from qferry.protocol.records import HOME, dashed
 
-# A page is about this large; servers refuse requests above 32 MB.
-PAGE_BYTES = 4_000_000
+# A page is about this large: larger ones were slower to copy (transfer/channel.py).  REST takes requests up to 32 MB.
+PAGE_BYTES = 1_500_000
 PAGE_POINTS, PAGE_POINTS_MAX = 100, 2_000
 _REQUEST_BYTES_MAX = 24_000_000
 # A server that needs longer than this for a page gets smaller ones.
@@ -98,15 +100,16 @@ class Piece:
                 (ahead,) = yield Together((self._read(cursor, limit),))
             if isinstance(ahead.error, FerryError):
                 return Copied(applied, cursor, limit, unread=ahead.error)
-            page = _within(as_page(ahead.result()), self.end)
-            applied, cursor = applied + page.count, page.following
+            page = as_page(ahead.result()).before(self.end)
+            applied, cursor = applied + page.count, page.next_offset
             if page.count:
-                limit = max(1, min(PAGE_POINTS_MAX, 2 * limit, page.count * budget // page.size))
-            is_last = cursor is None or applied >= self.points
+                limit = max(1, min(PAGE_POINTS_MAX, 2 * limit, page.count * budget // page.size_bytes))
+            done = cursor is None or (self.end is not None and position(cursor) >= position(self.end))
+            is_last = done or applied >= self.points
             began: float = yield Now()
             ahead = yield from self._write(page, None if is_last else self._read(cursor, limit))
             if is_last:
-                return Copied(applied, cursor, limit, done=cursor is None)
+                return Copied(applied, cursor, limit, done=done)
             ended: float = yield Now()
             budget = budget // 2 if ended - began > SLOW_S else min(PAGE_BYTES, 2 * budget)
 
@@ -115,23 +118,28 @@ class Piece:
 
     def _write(self, page: Page, following: Request | None) -> Flow[Outcome | None]:
         """Write a page, in halves while it is too large for a request; carry out `following` beside the last of it."""
-        if page.size > _REQUEST_BYTES_MAX and page.count > 1:
+        if page.size_bytes > _REQUEST_BYTES_MAX and page.count > 1:
             first, rest = page.halves()
             yield from self._write(first, None)
             return (yield from self._write(rest, following))
-        requests = [wire.write_page(self.target_url, self.fence, page.body)] if page.count else []
+        requests = [wire.write_page(self.target_url, self.fence, to_write(page))] if page.count else []
         requests += [following] if following is not None else []
         outcomes: list[Outcome] = (yield Together(tuple(requests))) if requests else []
         if page.count:
-            outcomes[0].result()
+            refused = outcomes[0].error
+            if isinstance(refused, Rejected) and refused.status == HTTPStatus.BAD_REQUEST:
+                yield from self._by_rest(page.ids)  # gRPC does not take what is nested deeply
+            else:
+                outcomes[0].result()
+                yield from self._by_rest(page.doubtful)
         return outcomes[-1] if following is not None else None
 
-
-def _within(page: Page, end: PointId | None) -> Page:
-    """What of a page belongs to a range."""
-    if end is None or (page.following is not None and position(page.following) < position(end)):
-        return page
-    return page.before(end)
+    def _by_rest(self, ids: Sequence[PointId]) -> Flow[None]:
+        """Copy single points by REST, which carries everything."""
+        for start in range(0, len(ids), PAGE_POINTS):
+            points = yield wire.retrieve(HOME, self.source, ids[start : start + PAGE_POINTS])
+            if points:
+                yield wire.upsert(self.target_url, self.fence, [whole(point) for point in points])
 
 
 def copy(co: Coordinator) -> Flow[int]:

@@ -22,7 +22,7 @@ from qferry.flows.effects import Call, Flow, Now, Outcome, Sleep, Together
 from qferry.flows.fate import Fate, fate_of
 from qferry.flows.operations import Operation
 from qferry.flows.pages import whole
-from qferry.flows.settle import content
+from qferry.flows.settle import same
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Phase, Side
 from qferry.protocol.records import LEASE_S
@@ -192,7 +192,7 @@ def _bring(session: Session, route: Route, ids: Sequence[PointId]) -> Flow[Excep
             if any(answer.error is not None for answer in answers):
                 return None
             source, target = ({point["id"]: point for point in answer.value} for answer in answers)
-            wrong = [i for i in ids if content(source.get(i)) != content(target.get(i))]
+            wrong = [i for i in ids if not same(source.get(i), target.get(i))]
             points = [whole(source[i]) for i in wrong if i in source]
             gone = [i for i in wrong if i not in source]
             requests = [wire.upsert(m.target_url, m.mend, points)] if points else []

@@ -7,6 +7,7 @@ asks how large it is, cuts it, and hands it on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -26,19 +27,23 @@ class Page(Protocol):
         """How many points."""
 
     @property
-    def size(self) -> int:
-        """About how many bytes."""
+    def ids(self) -> Sequence[PointId]:
+        """Their ids."""
 
     @property
-    def following(self) -> PointId | None:
+    def size_bytes(self) -> int:
+        """About how large they are, in bytes."""
+
+    @property
+    def next_offset(self) -> PointId | None:
         """The id of the point after them; None if there is none."""
 
     @property
-    def body(self) -> Any:
-        """What `wire.write_page` takes."""
+    def doubtful(self) -> Sequence[PointId]:
+        """Those that writing the page leaves out, because it would not carry them faithfully."""
 
-    def before(self, end: PointId) -> Page:
-        """Those of the points that come before `end`, after which nothing follows."""
+    def before(self, end: PointId | None) -> Page:
+        """The points before `end`, which is then what follows them; all of them for None."""
 
     def halves(self) -> tuple[Page, Page]:
         """The first half of the points, and the rest."""
@@ -49,31 +54,38 @@ class JsonPage:
     """A page as the server's REST interface gives it."""
 
     points: tuple[Json, ...]
-    following: PointId | None
+    next_offset: PointId | None
+    doubtful: tuple[PointId, ...] = ()
 
     @property
     def count(self) -> int:
         """How many points."""
         return len(self.points)
 
+    @property
+    def ids(self) -> list[PointId]:
+        """Their ids."""
+        return [point["id"] for point in self.points]
+
     @cached_property
-    def size(self) -> int:
-        """Their JSON in bytes."""
+    def size_bytes(self) -> int:
+        """Their JSON, in bytes."""
         return len(orjson.dumps(self.points))
 
-    @property
-    def body(self) -> Json:
-        """The points in the form in which they are written."""
-        return {"points": [whole(point) for point in self.points]}
-
-    def before(self, end: PointId) -> JsonPage:
-        """Those of the points that come before `end`, after which nothing follows."""
-        return JsonPage(tuple(p for p in self.points if position(p["id"]) < position(end)), None)
+    def before(self, end: PointId | None) -> JsonPage:
+        """The points before `end`, which is then what follows them; all of them for None."""
+        kept = [p for p in self.points if end is None or position(p["id"]) < position(end)]
+        return self if len(kept) == self.count else JsonPage(tuple(kept), end)
 
     def halves(self) -> tuple[JsonPage, JsonPage]:
         """The first half of the points, and the rest."""
-        half = len(self.points) // 2
-        return JsonPage(self.points[:half], self.following), JsonPage(self.points[half:], self.following)
+        half = self.count // 2
+        return JsonPage(self.points[:half], self.points[half]["id"]), JsonPage(self.points[half:], self.next_offset)
+
+
+def to_write(page: Page) -> Any:
+    """A page in the form that `wire.write_page` takes."""
+    return {"points": [whole(point) for point in page.points]} if isinstance(page, JsonPage) else page
 
 
 def as_page(result: Any) -> Page:

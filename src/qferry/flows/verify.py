@@ -8,24 +8,22 @@ somebody who does not use qferry, or was lost with a process that vanished.  It 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qferry.control import wire
 from qferry.flows import configuration
+from qferry.flows.compare import DIFFERENCES_MAX, every_point
 from qferry.flows.coordinator import Coordinator
-from qferry.flows.effects import Flow, Json, NewId, Now, Report, Sleep, Today, Together
-from qferry.flows.settle import check, content, drain, drain_well, show_target
+from qferry.flows.effects import Flow, NewId, Now, Report, Sleep, Today
+from qferry.flows.settle import check, drain, drain_well, show_target
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Side
-from qferry.protocol.ranges import position
 from qferry.protocol.records import HEARTBEAT_S, HOME
 from qferry.protocol.session import GRACE_S
 
 PAGE_POINTS = 1000
-# More differing points than this and the copy itself is in question: stop looking and say so.
-DIFFERENCES_MAX = 200_000
 # How often a point that differs is looked at again before it counts.
 LOOKS = 3
 _COUNT_TRIES = 30
@@ -75,7 +73,8 @@ def verify(co: Coordinator, *, mend: bool = False) -> Flow[Verification]:
         yield from co.keep_mending()
     yield from drain_well(co)
     config, indexes = yield from _configuration(co, mend=mend)
-    points, differing, complete = yield from _every_point(co)
+    points, unequal, complete = yield from every_point(co)
+    differing: Sequence[PointId] = yield from _still_differing(co, unequal)
     repaired = len(differing) if mend else 0
     if mend and differing:
         differing = yield from _mend(co, differing)
@@ -149,40 +148,6 @@ def _counts(co: Coordinator) -> Flow[Check]:
         yield from drain(co)
     found = f"{target:,}" if target == most else f"{target:,} to {most:,}, depending on the copy,"
     return Check("exact counts", passed=False, detail=f"{before:,} on the source, {found} on the target")
-
-
-def _every_point(co: Coordinator) -> Flow[tuple[int, list[PointId], bool]]:
-    """Merge both sides by id; returns the points compared, the ids that really differ, and whether it got through."""
-    m = co.migration
-    sides = (Side.SOURCE, Side.TARGET)
-    pending: list[PointId] = []
-    seen = 0
-    start: PointId | None = None
-    while True:
-        pages = yield Together(
-            tuple(
-                wire.scroll(m.server(s), m.collection(s), offset=start, limit=PAGE_POINTS, vector=True) for s in sides
-            )
-        )
-        for page in pages:
-            if page.error is not None:
-                raise page.error
-        ends = [page.value["next_page_offset"] for page in pages]
-        end = min((e for e in ends if e is not None), key=position, default=None)
-        source, target = (_before(page.value["points"], end) for page in pages)
-        seen += len(source)
-        ids = dict.fromkeys([*source, *target])
-        pending += [i for i in ids if i not in source or i not in target or content(source[i]) != content(target[i])]
-        yield Report("verify", seen, max(seen, m.expected_points), "comparing every point")
-        yield from co.stay()
-        if end is None or len(pending) > DIFFERENCES_MAX:
-            break
-        start = end
-    return seen, (yield from _still_differing(co, pending)), end is None
-
-
-def _before(points: Iterable[Json], end: PointId | None) -> dict[PointId, Json]:
-    return {p["id"]: p for p in points if end is None or position(p["id"]) < position(end)}
 
 
 def _still_differing(co: Coordinator, ids: Sequence[PointId]) -> Flow[list[PointId]]:

@@ -19,9 +19,10 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from qdrant_client import grpc as qdrant
 
 from qferry.protocol.journal import PointId
+from qferry.protocol.ranges import position
 from qferry.transfer.channel import PAGE_POINTS, Channel, undecodable
 from qferry.transfer.fidelity import any_doubtful, may_be_doubtful, settled
-from qferry.transfer.ids import consistency, from_proto, position, to_proto
+from qferry.transfer.ids import consistency, from_proto, to_proto
 
 _SCROLL: Final = "Points/Scroll"
 _GET: Final = "Points/Get"
@@ -55,19 +56,9 @@ class DigestPage:
         ids = self.ids[:cut]
         return DigestPage(ids, self.contents[:cut], end, self.doubtful.intersection(ids))
 
-
-@dataclass(frozen=True)
-class Difference:
-    """
-    What a comparison of two pages found.
-
-    Attributes:
-        differing: Ids of points that one side lacks or that are not equal; settled doubles count as equal.
-        doubtful: Ids of other points, which you must compare by REST.
-    """
-
-    differing: tuple[PointId, ...] = ()
-    doubtful: tuple[PointId, ...] = ()
+    def same(self, one: bytes, other: bytes) -> bool:
+        """Whether two contents that are not equal are the same point's all the same, as far as a server keeps it."""
+        return same(one, other)
 
 
 def read_digests(
@@ -135,21 +126,6 @@ def digests_of(
         page = _page(answer.result, None, doubt=may_be_doubtful(raw))
     order = sorted(range(len(page.ids)), key=lambda n: position(page.ids[n]))
     return DigestPage([page.ids[n] for n in order], [page.contents[n] for n in order], None, page.doubtful)
-
-
-def compare(source: DigestPage, target: DigestPage) -> Difference:
-    """Compare two pages that cover the same range of ids (`DigestPage.before` makes them do so)."""
-    doubtful = source.doubtful | target.doubtful
-    if source.contents == target.contents:
-        return Difference(doubtful=tuple(sorted(doubtful, key=position)))
-    ours = dict(zip(source.ids, source.contents, strict=True))
-    theirs = dict(zip(target.ids, target.contents, strict=True))
-    differing = tuple(
-        i
-        for i in sorted(ours.keys() | theirs.keys(), key=position)
-        if i not in ours or i not in theirs or (i not in doubtful and not same(ours[i], theirs[i]))
-    )
-    return Difference(differing, tuple(sorted(doubtful.difference(differing), key=position)))
 
 
 def same(one: bytes, other: bytes) -> bool:

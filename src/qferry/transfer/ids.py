@@ -1,17 +1,10 @@
-"""Point ids: an `int`, or a UUID as the server writes it, and their order."""
+"""Point ids (an `int`, or a UUID as the server writes it) as gRPC carries them."""
 
 from __future__ import annotations
-
-from uuid import UUID
 
 from qdrant_client import grpc as qdrant
 
 from qferry.protocol.journal import PointId
-
-
-def position(point_id: PointId) -> tuple[int, int]:
-    """Where an id stands in the server's order: numbers first, then UUIDs."""
-    return (0, point_id) if isinstance(point_id, int) else (1, UUID(point_id).int)
 
 
 def to_proto(point_id: PointId) -> qdrant.PointId:

@@ -21,9 +21,10 @@ from qdrant_client import grpc as qdrant
 
 from qferry.errors import Unreachable
 from qferry.protocol.journal import PointId
+from qferry.protocol.ranges import position
 from qferry.transfer.channel import PAGE_POINTS, Channel, undecodable
 from qferry.transfer.fidelity import may_be_doubtful
-from qferry.transfer.ids import consistency, from_proto, position, to_proto
+from qferry.transfer.ids import consistency, from_proto, to_proto
 
 Opaque: TypeAlias = Any  # an instance of a message type made below
 

@@ -1,0 +1,217 @@
+"""
+Comparing every point of both sides, range by range; reads only.
+
+Both sides are read in the order of their ids and merged.  Several ranges are compared at once, each piece by a worker
+of its own; one that was lost is begun anew.  On a cluster every read must go through the coordinator's own flow
+(flows/cluster.py), one piece after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from qferry.control import wire
+from qferry.errors import RemoteFailure
+from qferry.flows.configuration import is_replicated
+from qferry.flows.coordinator import Coordinator
+from qferry.flows.effects import Await, Begin, Flow, Outcome, Report, Together
+from qferry.flows.settle import check, content, dumped
+from qferry.protocol.journal import PointId
+from qferry.protocol.phases import Side
+from qferry.protocol.ranges import Plan, position, split
+from qferry.protocol.records import HOME, Migration
+from qferry.transfer.fidelity import settled_payload
+
+PAGE_POINTS = 300
+# How many ranges are compared at once, how many points a worker compares before it reports, and how large a range is.
+WORKERS, PIECE_POINTS, RANGE_POINTS, RANGES_MAX = 3, 6_000, 10_000, 256
+SAMPLE_MAX = 2_000
+# More differing points than this and the copy itself is in question: stop looking and say so.
+DIFFERENCES_MAX = 200_000
+# A worker may be lost, or a server not answer, so many times in a row.
+FAILURES_MAX = 3
+LOOK_S = 1.0
+
+
+class Digests(Protocol):
+    """Consecutive points of one side, each as bytes that are equal exactly when it is."""
+
+    @property
+    def ids(self) -> Sequence[PointId]:
+        """Their ids, in order."""
+
+    @property
+    def contents(self) -> Sequence[bytes]:
+        """Their contents, in the same order."""
+
+    @property
+    def next_offset(self) -> PointId | None:
+        """The id of the point after them; None if there is none."""
+
+    @property
+    def doubtful(self) -> frozenset[PointId]:
+        """Those of which the bytes may not say everything."""
+
+    def before(self, end: PointId | None) -> Digests:
+        """The points before `end`; all of them for None."""
+
+    def same(self, one: bytes, other: bytes) -> bool:
+        """Whether two contents that are not equal are the same point's all the same, as far as a server keeps it."""
+
+
+@dataclass(frozen=True)
+class JsonDigests:
+    """Points as the server's REST interface gives them."""
+
+    ids: Sequence[PointId]
+    contents: Sequence[bytes]
+    next_offset: PointId | None
+    doubtful: frozenset[PointId] = frozenset()
+
+    def before(self, end: PointId | None) -> JsonDigests:
+        """The points before `end`; all of them for None."""
+        cut = sum(end is None or position(i) < position(end) for i in self.ids)
+        return JsonDigests(self.ids[:cut], self.contents[:cut], self.next_offset)
+
+    def same(self, one: bytes, other: bytes) -> bool:
+        """Whether they are equal when all doubles are settled."""
+        (ours, vector), (theirs, other_vector) = orjson.loads(one), orjson.loads(other)
+        return dumped([settled_payload(ours), vector]) == dumped([settled_payload(theirs), other_vector])
+
+
+def as_digests(result: Any) -> Digests:
+    """What `wire.read_digests` has brought."""
+    if not isinstance(result, dict):
+        found: Digests = result
+        return found
+    points = result["points"]
+    return JsonDigests([p["id"] for p in points], [content(p) for p in points], result["next_page_offset"])
+
+
+@dataclass(frozen=True)
+class Compared:
+    """
+    What became of a piece.
+
+    Args:
+        points: How many points of the source were compared.
+        differing: Ids of those that one side lacks, or that are not equal.
+        following: The id to go on from.
+        done: Whether nothing is left of the range.
+    """
+
+    points: int
+    differing: tuple[PointId, ...]
+    following: PointId | None
+    done: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    """
+    A piece of a range, to be compared.
+
+    Args:
+        migration: Whose sides.
+        start: The id to begin with; None is the first.
+        end: The first id that is not to be compared any more; None is none.
+        points: After how many points to stop.
+    """
+
+    migration: Migration
+    start: PointId | None
+    end: PointId | None
+    points: int
+
+    def flow(self) -> Flow[Compared]:
+        """
+        Compare it.
+
+        Raises:
+            RemoteFailure: A side could not be read.
+        """
+        m, seen, start = self.migration, 0, self.start
+        differing: list[PointId] = []
+        while True:
+            pages: list[Outcome] = yield Together(
+                tuple(wire.read_digests(m.server(s), m.collection(s), offset=start, limit=PAGE_POINTS) for s in Side)
+            )
+            found = [as_digests(page.result()) for page in pages]
+            ends = [e for e in (self.end, *(page.next_offset for page in found)) if e is not None]
+            end = min(ends, key=position, default=None)
+            source, target = (page.before(end) for page in found)
+            seen += len(source.ids)
+            doubtful = [*(source.doubtful | target.doubtful)]
+            unequal = [i for i in _unequal(source, target) if i not in doubtful]
+            # Page by page: gRPC may show nothing of a whole collection as it is (transfer/fidelity.py).
+            differing += [*unequal, *((yield from check(m, doubtful)) if doubtful else ())]
+            if end is None or end == self.end:
+                return Compared(seen, tuple(differing), end, done=True)
+            if seen >= self.points:
+                return Compared(seen, tuple(differing), end, done=False)
+            start = end
+
+
+def _unequal(source: Digests, target: Digests) -> list[PointId]:
+    if source.contents == target.contents and source.ids == target.ids:
+        return []
+    ours = dict(zip(source.ids, source.contents, strict=True))
+    theirs = dict(zip(target.ids, target.contents, strict=True))
+    unequal = [i for i in dict.fromkeys([*ours, *theirs]) if ours.get(i) != theirs.get(i)]
+    return [i for i in unequal if i not in ours or i not in theirs or not source.same(ours[i], theirs[i])]
+
+
+def every_point(co: Coordinator) -> Flow[tuple[int, list[PointId], bool]]:
+    """
+    Compare all points; returns how many, the ids that differ at a first look, and whether it got through.
+
+    Raises:
+        RemoteFailure: A side could not be read, time and again.
+    """
+    m = co.migration
+    alone = is_replicated(m.overrides)
+    parts = 1 if alone else max(1, min(RANGES_MAX, m.expected_points // RANGE_POINTS))
+    sample: list[PointId] = []
+    if parts > 1:
+        found = yield wire.sample(HOME, m.source, min(SAMPLE_MAX, 20 * parts))
+        sample = [point["id"] for point in found["points"]]
+    plan = Plan.of(split(sample, parts))
+    differing: list[PointId] = []
+    running: dict[int, int] = {}
+    failures = 0
+    while plan.left and len(differing) <= DIFFERENCES_MAX:
+        idle = [n for n in plan.left if n not in running.values()]
+        ended: list[tuple[int, Outcome]] = []
+        if len(plan.left) == 1 and idle:
+            ended = [(idle[0], (yield from _outcome(_piece(m, plan, idle[0]).flow())))]
+        else:
+            for n in idle[: WORKERS - len(running)]:
+                running[(yield Begin(_piece(m, plan, n)))] = n
+            ended = [(running.pop(number), outcome) for number, outcome in (yield Await(tuple(running), LOOK_S))]
+        for n, outcome in ended:
+            if isinstance(outcome.error, RemoteFailure) and failures < FAILURES_MAX and not alone:
+                failures += 1
+                continue
+            compared: Compared = outcome.result()
+            failures = 0
+            differing += compared.differing
+            plan = plan.advanced(n, compared.points, compared.following, done=compared.done)
+        yield Report("verify", plan.copied, max(plan.copied, m.expected_points), "comparing every point")
+        yield from co.stay()
+    return plan.copied, differing, not plan.left
+
+
+def _piece(m: Migration, plan: Plan, number: int) -> Piece:
+    return Piece(m, plan.stretches[number].at, plan.stretches[number].end, PIECE_POINTS)
+
+
+def _outcome(flow: Flow[Compared]) -> Flow[Outcome]:
+    """Carry a piece out here and now."""
+    try:
+        return Outcome((yield from flow))
+    except Exception as error:  # noqa: BLE001  that is what an Outcome is for
+        return Outcome(error=error)
