@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from qdrant_client import QdrantClient
 
 from qferry.drivers import http
+from qferry.drivers.twice import Twice
 from qferry.flows.effects import (
     Call,
     Effect,
@@ -61,6 +62,7 @@ class BlockingDriver:
         self._fresh = fresh
         self._report = report
         self._lock = threading.Lock()
+        self._twice = Twice(client_for)
         self._pool: ThreadPoolExecutor | None = None
 
     def run(self, flow: Flow[T]) -> T:
@@ -129,6 +131,9 @@ class BlockingDriver:
         first, *others = effects
         if not others:
             return [self._outcome(first)]
+        sent = self._twice.send(effects)
+        if sent is not None:
+            return sent
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="qferry-send")
         futures = [self._pool.submit(self._outcome, effect) for effect in others]
@@ -148,6 +153,7 @@ class BlockingDriver:
         return other
 
     def close(self) -> None:
-        """Let the threads go; calls under way complete."""
+        """Let the threads and connections of its own go; calls that threads have under way complete."""
+        self._twice.close()
         if self._pool is not None:
             self._pool.shutdown(wait=False)

@@ -269,7 +269,8 @@ def _send(
     try:
         if session.journal_before:
             yield from flush(session, m, journal)
-        outcomes: list[Outcome] = list((yield Together(tuple(_batch(route, side, run, options) for side in sides))))
+        arguments = _arguments(run, options)  # one for all sides, so that a driver can see that it may encode it once
+        outcomes: list[Outcome] = list((yield Together(tuple(_batch(route, side, arguments) for side in sides))))
         if len(outcomes) > 1 and outcomes[0].error is None and _missing_point(outcomes[1]):
             outcomes[1] = yield from _pass_over_missing(route, sides[1], run, ids, options)
         unknown = [m.server(side) for side, outcome in zip(sides, outcomes, strict=True) if _in_doubt(outcome)]
@@ -288,8 +289,11 @@ def _send(
     return _weaker(outcomes)
 
 
-def _batch(route: Route, side: Side, run: Sequence[Operation], options: Mapping[str, Any]) -> Call:
-    arguments = {"update_operations": list(run), "wait": True, **options}
+def _arguments(run: Sequence[Operation], options: Mapping[str, Any]) -> dict[str, Any]:
+    return {"update_operations": list(run), "wait": True, **options}
+
+
+def _batch(route: Route, side: Side, arguments: Mapping[str, Any]) -> Call:
     m = route.migration
     return Call(m.server(side), "batch_update_points", m.collection(side), (), arguments)
 
@@ -354,7 +358,7 @@ def _leave_out_missing(
     tolerant = [form for operation in run if (form := ops.tolerant(operation, present)) is not None]
     if not tolerant:
         return Outcome(value=[])
-    (outcome,) = yield Together((_batch(route, side, tolerant, options),))
+    (outcome,) = yield Together((_batch(route, side, _arguments(tolerant, options)),))
     answer: Outcome = outcome
     if _missing_point(answer):  # a point vanished in between: someone deletes it on both sides; the journal has it
         return Outcome(value=[])
