@@ -176,7 +176,7 @@ def documents_recipe(
 ) -> Flow[Any]:
     """Write to one side and then to the other, without a journal; whatever the target says is the caller's."""
     for side in (Side.SOURCE, Side.TARGET):
-        (outcome,) = yield Together((missing.batch(route, side, operations, options),))
+        (outcome,) = yield Together(missing.batches(route, [side], operations, options))
         if outcome.error is not None:
             raise outcome.error
     return outcome.value

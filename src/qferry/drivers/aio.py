@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from qdrant_client import AsyncQdrantClient
 
 from qferry.drivers import http
+from qferry.drivers.twice_async import AsyncTwice
 from qferry.flows.effects import (
     Call,
     Effect,
@@ -48,6 +49,7 @@ class AsyncioDriver:
     ) -> None:
         self._client_for = client_for
         self._fresh = fresh
+        self._twice = AsyncTwice(client_for)
 
     async def run(self, flow: Flow[T]) -> T:
         """
@@ -102,7 +104,8 @@ class AsyncioDriver:
         return http.result_of(answer, effect)
 
     async def _send_together(self, effects: tuple[Request | Call, ...]) -> list[Outcome]:
-        return list(await asyncio.gather(*map(self._outcome, effects)))
+        sent = await self._twice.send(effects)
+        return sent if sent is not None else list(await asyncio.gather(*map(self._outcome, effects)))
 
     async def _outcome(self, effect: Request | Call) -> Outcome:
         try:

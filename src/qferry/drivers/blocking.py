@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from qdrant_client import QdrantClient
 
 from qferry.drivers import http
+from qferry.drivers.twice import Twice
 from qferry.drivers.workers import Workers
 from qferry.flows.effects import (
     Await,
@@ -70,6 +71,7 @@ class BlockingDriver:
         self._fresh = fresh
         self._report = report
         self._lock = threading.Lock()
+        self._twice = Twice(client_for)
         self._pool: ThreadPoolExecutor | None = None
         self.pages: Pages | None = None
         self._workers = workers if workers is not None else Workers.threads(self._beside)
@@ -155,6 +157,9 @@ class BlockingDriver:
         first, *others = effects
         if not others:
             return [self._outcome(first)]
+        sent = self._twice.send(effects)
+        if sent is not None:
+            return sent
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="qferry-send")
         futures = [self._pool.submit(self._outcome, effect) for effect in others]
@@ -174,7 +179,8 @@ class BlockingDriver:
         return other
 
     def close(self) -> None:
-        """Let the threads go; calls under way complete, pieces of work stop at their next step."""
+        """Let threads and connections go; calls under way complete, pieces of work stop at their next step."""
         self._workers.close()
+        self._twice.close()
         if self._pool is not None:
             self._pool.shutdown(wait=False)

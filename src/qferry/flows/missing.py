@@ -10,7 +10,7 @@ the point, whose own write is on its way or has ended differently on the two sid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from qdrant_client import models
@@ -41,11 +41,14 @@ class Lacking(RemoteFailure):
     """The target lacks points that the source has, and nothing is under way that would bring them."""
 
 
-def batch(route: Route, side: Side, run: Sequence[Operation], options: Mapping[str, Any]) -> Call:
-    """A run of operations, sent to one side and waited for."""
-    arguments = {"update_operations": list(run), "wait": True, **options}
+def batches(
+    route: Route, sides: Iterable[Side], run: Sequence[Operation], options: Mapping[str, Any]
+) -> tuple[Call, ...]:
+    """A run of operations, sent to each of these sides and waited for."""
     m = route.migration
-    return Call(m.server(side), "batch_update_points", m.collection(side), (), arguments)
+    # One for all sides, so that a driver can see that it may encode it once.
+    arguments = {"update_operations": list(run), "wait": True, **options}
+    return tuple(Call(m.server(side), "batch_update_points", m.collection(side), (), arguments) for side in sides)
 
 
 def missing_point(outcome: Outcome) -> bool:
@@ -165,7 +168,7 @@ def _leave_out_missing(
         tolerant = ops.all_tolerant(run, present)
         if not tolerant:
             return Outcome(value=[])
-        (outcome,) = yield Together((batch(route, side, tolerant, options),))
+        (outcome,) = yield Together(batches(route, [side], tolerant, options))
         answer: Outcome = outcome
         if not missing_point(answer):
             return answer

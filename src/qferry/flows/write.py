@@ -23,7 +23,7 @@ from qferry.flows.heartbeat import flush
 from qferry.flows.missing import (
     MEND_AFTER_S,
     Lacking,
-    batch,
+    batches,
     missing_point,
     pass_over_missing,
     until_brought,
@@ -271,7 +271,7 @@ def _send(
         if session.journal_before:
             yield from flush(session, m, journal)
         began: float = yield Now()
-        outcomes: list[Outcome] = list((yield Together(tuple(batch(route, side, run, options) for side in sides))))
+        outcomes: list[Outcome] = list((yield Together(batches(route, sides, run, options))))
         if len(outcomes) > 1 and outcomes[0].error is None and missing_point(outcomes[1]):
             outcomes[1] = yield from pass_over_missing(session, route, sides[1], run, ids, options)
         if m.phase is Phase.SWITCHED and all(outcome.error is None for outcome in outcomes):
@@ -315,7 +315,7 @@ def _delete_again(
         if now - began < 0.8 * MEND_AFTER_S:
             return
         began = now
-        again: list[Outcome] = yield Together(tuple(batch(route, side, deletes, options) for side in sides))
+        again: list[Outcome] = yield Together(batches(route, sides, deletes, options))
         for n, outcome in enumerate(again):
             if outcome.error is not None:
                 outcomes[n] = outcome
