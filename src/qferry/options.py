@@ -11,6 +11,8 @@ from qferry.protocol.records import HEARTBEAT_S, LEASE_S, Pins
 
 _TRUE, _FALSE = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
 
+_PORT_MAX = 65535
+
 
 @dataclass(frozen=True, kw_only=True)
 class FerryOptions:
@@ -25,6 +27,8 @@ class FerryOptions:
             reads from the source until finish. None follows the migration's read share.
         target_api_key: `QFERRY_TARGET_API_KEY`. The key for the target's server where that is another one; by
             default the client's own.
+        target_grpc_port: `QFERRY_TARGET_GRPC_PORT`. Where the target's server listens for gRPC, if that is another
+            server and another port than the client's own `grpc_port`.
         journal_before: `QFERRY_JOURNAL_BEFORE`. Make the ids durable before each write: one round trip more, and a
             process that is killed then leaves nothing that only a full check can find.
         allow_raw: Give out the raw `http` and `grpc_*` handles, whose calls no migration sees.
@@ -34,6 +38,7 @@ class FerryOptions:
     dual_write: bool | None = None
     new_reads: bool | None = None
     target_api_key: str | None = field(default=None, repr=False)
+    target_grpc_port: int | None = None
     journal_before: bool = False
     allow_raw: bool = False
     heartbeat_s: float = HEARTBEAT_S
@@ -62,6 +67,7 @@ class FerryOptions:
             dual_write=_flag(environ, "ENABLE_DUAL_WRITE"),
             new_reads=_flag(environ, "ENABLE_NEW_READS"),
             target_api_key=environ.get("QFERRY_TARGET_API_KEY"),
+            target_grpc_port=_port(environ, "QFERRY_TARGET_GRPC_PORT"),
             journal_before=bool(_flag(environ, "QFERRY_JOURNAL_BEFORE")),
         )
 
@@ -73,3 +79,12 @@ def _flag(environ: Mapping[str, str], name: str) -> bool | None:
     if value in _TRUE | _FALSE:
         return value in _TRUE
     raise Misuse(f"{name}={environ[name]!r} is neither true nor false.", hint="Use `true`, `false`, or leave it unset.")
+
+
+def _port(environ: Mapping[str, str], name: str) -> int | None:
+    value = environ.get(name, "").strip()
+    if not value:
+        return None
+    if value.isdecimal() and 0 < int(value) <= _PORT_MAX:
+        return int(value)
+    raise Misuse(f"{name}={environ[name]!r} is no port.", hint=f"Use a number up to {_PORT_MAX}, or leave it unset.")

@@ -3,6 +3,7 @@
 import pytest
 
 from qferry import FerryOptions, Misuse
+from qferry.clients.facade import target_arguments
 from qferry.protocol.records import HEARTBEAT_S, LEASE_S, Pins
 
 UNSET: dict[str, str] = {}
@@ -65,3 +66,21 @@ def test_key_of_the_target_is_not_shown() -> None:
     options = FerryOptions.from_environ({"QFERRY_TARGET_API_KEY": "secret"})
     assert options.target_api_key == "secret"
     assert "secret" not in repr(options)
+
+
+def test_port_of_the_target_is_the_client_s_own_unless_it_is_set() -> None:
+    """Two servers on one host cannot share one; with the wrong one, writes would go to the source twice."""
+    assert FerryOptions.from_environ(UNSET).target_grpc_port is None
+    options = FerryOptions.from_environ({"QFERRY_TARGET_GRPC_PORT": " 7334 "})
+    assert options.target_grpc_port == 7334
+    own = {"url": "http://a:1", "grpc_port": 6334, "api_key": "k"}
+    expected = {"location": None, "host": None, "url": "http://b:1"}
+    assert target_arguments(own, FerryOptions(), "http://b:1") == {**own, **expected}
+    assert target_arguments(own, options, "http://b:1") == {**own, **expected, "grpc_port": 7334}
+
+
+@pytest.mark.parametrize("text", ["no", "0", "65536", "-1", "1.5"])
+def test_port_that_is_none_is_refused(text: str) -> None:
+    """A slip must not become a default."""
+    with pytest.raises(Misuse, match="is no port"):
+        FerryOptions.from_environ({"QFERRY_TARGET_GRPC_PORT": text})

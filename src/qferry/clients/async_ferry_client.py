@@ -80,9 +80,7 @@ class AsyncFerryClient(AsyncQdrantClient):
         if server == HOME:
             return self
         if server not in self._targets:
-            options = {**self.init_options, "location": None, "host": None, "url": server}
-            if self.ferry_options.target_api_key is not None:
-                options["api_key"] = self.ferry_options.target_api_key
+            options = target_arguments(self.init_options, self.ferry_options, server)
             self._targets[server] = AsyncQdrantClient(**options)
         return self._targets[server]
 

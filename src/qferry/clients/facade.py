@@ -49,6 +49,16 @@ def new_session(options: FerryOptions) -> Session:
     )
 
 
+def target_arguments(own: Mapping[str, Any], options: FerryOptions, server: str) -> dict[str, Any]:
+    """How to make the client for the target's server, from how the client itself was made."""
+    given = {**own, "location": None, "host": None, "url": server}
+    if options.target_api_key is not None:
+        given["api_key"] = options.target_api_key
+    if options.target_grpc_port is not None:
+        given["grpc_port"] = options.target_grpc_port
+    return given
+
+
 def flow_for(kind: Kind, session: Session, method: str, collection: str, arguments: dict[str, Any]) -> Flow[Any]:
     """The flow that carries out a routed method."""
     match kind:

@@ -23,6 +23,7 @@ from qferry.clients.facade import (
     new_session,
     parameter_names,
     points_of,
+    target_arguments,
 )
 from qferry.clients.table import Kind
 from qferry.drivers.blocking import BlockingDriver
@@ -83,9 +84,7 @@ class FerryClient(QdrantClient):
         if server == HOME:
             return self
         if server not in self._targets:
-            options = {**self.init_options, "location": None, "host": None, "url": server}
-            if self.ferry_options.target_api_key is not None:
-                options["api_key"] = self.ferry_options.target_api_key
+            options = target_arguments(self.init_options, self.ferry_options, server)
             self._targets[server] = QdrantClient(**options)
         return self._targets[server]
 

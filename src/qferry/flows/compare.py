@@ -145,10 +145,10 @@ class Piece:
             end = min(ends, key=position, default=None)
             source, target = (page.before(end) for page in found)
             seen += len(source.ids)
-            doubtful = [*(source.doubtful | target.doubtful)]
-            unequal = [i for i in _unequal(source, target) if i not in doubtful]
+            differing += _unequal(source, target)
             # Page by page: gRPC may show nothing of a whole collection as it is (transfer/fidelity.py).
-            differing += [*unequal, *((yield from check(m, doubtful)) if doubtful else ())]
+            doubtful = [*(source.doubtful | target.doubtful)]
+            differing += (yield from check(m, doubtful)) if doubtful else ()
             if end is None or end == self.end:
                 return Compared(seen, tuple(differing), end, done=True)
             if seen >= self.points:
@@ -157,11 +157,13 @@ class Piece:
 
 
 def _unequal(source: Digests, target: Digests) -> list[PointId]:
+    """The ids of points that one side lacks or that are not equal; not of those of which the bytes do not say it."""
     if source.contents == target.contents and source.ids == target.ids:
         return []
     ours = dict(zip(source.ids, source.contents, strict=True))
     theirs = dict(zip(target.ids, target.contents, strict=True))
-    unequal = [i for i in dict.fromkeys([*ours, *theirs]) if ours.get(i) != theirs.get(i)]
+    certain = (i for i in dict.fromkeys([*ours, *theirs]) if i not in source.doubtful and i not in target.doubtful)
+    unequal = [i for i in certain if ours.get(i) != theirs.get(i)]
     return [i for i in unequal if i not in ours or i not in theirs or not source.same(ours[i], theirs[i])]
 
 
