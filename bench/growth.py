@@ -15,8 +15,7 @@ from bench.place import Place
 from bench.scale import Scale
 
 SOURCE, TARGET = "bench_growing", "bench-grown"
-# Two sizes fit any line.
-_FIT_SIZES_MIN = 3
+_LINE_SIZES_MIN, _FIT_SIZES_MIN = 2, 3
 
 
 def measure(place: Place, scale: Scale, copies: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
@@ -65,13 +64,15 @@ def fits(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     order = sorted(rows, key=lambda row: (row["contender"], row["dim"], row["points"]))
     for (name, dim), group in groupby(order, key=lambda row: (row["contender"], row["dim"])):
         own = list(group)
-        if len(own) < _FIT_SIZES_MIN:
+        if len(own) < _LINE_SIZES_MIN:
             continue
         points = np.array([row["points"] for row in own], dtype=float)
         seconds = np.array([row["work_s"] for row in own])
         slope, fixed = np.polyfit(points, seconds, 1)
         residual = seconds - (slope * points + fixed)
-        r_squared = 1 - float(residual @ residual) / float(((seconds - seconds.mean()) ** 2).sum())
+        # Any two points are on a line.
+        fitted = len(own) >= _FIT_SIZES_MIN
+        r_squared = 1 - float(residual @ residual) / float(((seconds - seconds.mean()) ** 2).sum()) if fitted else None
         per_point_us = seconds / points * 1e6
         found.append(
             {

@@ -25,7 +25,7 @@ from bench.scale import Scale
 from qferry import FerryClient
 
 DIM = 384
-POINTS = 2_000
+POINTS = 1_000
 CALLERS = (1, 4, 16)
 PROTOCOLS = ("rest", "grpc")
 SOURCE, TARGET, SINGLE = "bench_called", "bench-called", "bench_single"
@@ -164,7 +164,7 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 def _writes(_stage: _Stage, plain: QdrantClient, ferry: QdrantClient) -> dict[str, Kind]:
     # Made beforehand, as an embedding model's answer would be.
     vectors = corpus.vectors(POINTS, _PREPARED, DIM).tolist()
-    points = [[models.PointStruct(id=n * 7, vector=v, payload=corpus.payload(n))] for n, v in enumerate(vectors)]
+    points = [[models.PointStruct(id=n * 5, vector=v, payload=corpus.payload(n))] for n, v in enumerate(vectors)]
     return {
         "single": lambda rnd: plain.upsert(SINGLE, rnd.choice(points), wait=True),
         "dual": lambda rnd: ferry.upsert(SOURCE, rnd.choice(points), wait=True),

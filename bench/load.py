@@ -17,7 +17,7 @@ SOURCE, TARGET = "bench_loaded", "bench-loaded"
 CALLS_PER_S = 100.0
 # A throttled copy takes this many windows.
 _THROTTLED_WINDOWS = 2
-_SETTLE_S = 2.0
+_SETTLE_S = 1.0
 
 STREAM, SNAPSHOT, THROTTLED = "unthrottled stream", "unthrottled snapshot", "throttled stream"
 

@@ -116,7 +116,7 @@ def _fits(growth: Report) -> Table:
             str(fit["dim"]),
             f"{fit['fixed_s']:.2f}",
             f"{fit['s_per_million']:.2f}",
-            f"{fit['r_squared']:.4f}",
+            "" if fit["r_squared"] is None else f"{fit['r_squared']:.4f}",
         )
     return table
 

@@ -33,7 +33,7 @@ class Scale:
         if points is None and dim is None:
             return self
         size, width = points or self.points, dim or self.dim
-        growth = tuple((max(1, size * share // 100), width) for share in (20, 50, 100))
+        growth = tuple((max(1, size * share // 100), width) for share in (20, 50, 100)[-len(self.growth) :])
         return replace(self, points=size, dim=width, growth=growth)
 
 
@@ -45,4 +45,4 @@ FULL = Scale(
     window_s=20,
     growth=((10_000, 768), (50_000, 768), (200_000, 768), (50_000, 128), (200_000, 128), (1_000_000, 128)),
 )
-QUICK = Scale(points=3_000, dim=768, rounds=1, turns=4, window_s=3, growth=((1_000, 768), (2_000, 768), (3_000, 768)))
+QUICK = Scale(points=2_000, dim=768, rounds=1, turns=3, window_s=2, growth=((500, 768), (2_000, 768)))
