@@ -9,7 +9,7 @@ TOKENIZER := .venv/.tokenizer
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test simulate chaos lint format lock clean
+.PHONY: help setup demo test simulate chaos bench lint format lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -30,6 +30,9 @@ MINUTES ?= 3
 SEED ?= 1
 chaos: $(READY) ## real servers and processes, killed, stopped and cut off; MINUTES=n SEED=s, ARGS="--topology one"
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+
+bench: $(READY) ## measure speed and memory beside what people would do otherwise; ARGS="--quick"
+	@$(BIN)/python -m bench $(ARGS)
 
 lint: $(READY) ## check style, format and types
 	$(BIN)/ruff check
