@@ -22,6 +22,7 @@ from qferry.clients.facade import (
     lay_over,
     new_session,
     parameter_names,
+    target_arguments,
 )
 from qferry.clients.ferry_client import FerryClient
 from qferry.clients.table import Kind
