@@ -155,7 +155,7 @@ def copy(co: Coordinator) -> Flow[int]:
     yield from co.fenced()
     if co.migration.phase is not Phase.COPYING:
         return co.migration.copied_points
-    work = _Backfill(co, (yield from _plan(co)))
+    work = _Backfill(co, (yield from _plan(co)), PAGE_POINTS)
     failures = 0
     while work.plan.left:
         before = work.plan.copied
@@ -193,7 +193,7 @@ class _Backfill:
 
     co: Coordinator
     plan: Plan
-    page_points: int = PAGE_POINTS
+    page_points: int
     failed: list[RemoteFailure] = field(default_factory=list)  # by writes, or workers, since the last advance began
     unread: list[FerryError] = field(default_factory=list)  # by reads of the source
     _running: dict[int, int] = field(default_factory=dict)  # piece of work -> number of its range
