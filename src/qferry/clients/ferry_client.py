@@ -210,7 +210,8 @@ def _close_all() -> None:
 def _after_fork() -> None:
     """A child shares no journal, no thread and no connection with its parent: it becomes a writer of its own."""
     for client in list(_open):
-        _parents.append(client._client)  # noqa: SLF001  its sockets are the parent's: neither used nor closed here
+        # Their sockets are the parent's: neither used nor closed here.
+        _parents.extend((client._client, client._driver))  # noqa: SLF001
         client._targets = {}  # noqa: SLF001
         QdrantClient.__init__(client, **client.init_options)
         client._begin()  # noqa: SLF001
