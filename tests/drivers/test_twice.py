@@ -308,8 +308,13 @@ def test_transport_that_does_not_tell_is_left_to_upstream_s_way() -> None:
 
 def test_whoever_has_wrapped_upstream_s_method_sees_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Instrumentation keeps working while a migration lives."""
-    monkeypatch.setattr(QdrantClient, "batch_update_points", lambda *_, **__: [])
-    assert Twice(lambda _: pytest.fail("no client is needed")).send(pair()) is None
+    client = QdrantClient(url="http://127.0.0.1:9", check_compatibility=False)
+    for where in (QdrantClient, client._client):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, "batch_update_points", lambda *_, **__: [])
+            assert Twice(lambda _: client).send(pair()) is None
+    assert Twice(lambda _: client).send(pair()) is not None
+    client.close()
 
 
 @pytest.mark.parametrize(

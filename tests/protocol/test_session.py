@@ -5,7 +5,7 @@ import pytest
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.phases import Phase, Routing, Side
 from qferry.protocol.records import LEASE_S, Migration, Pins, WritePolicy
-from qferry.protocol.session import KEEPS_JOURNAL, Route, Session
+from qferry.protocol.session import KEEPS_JOURNAL, Quiet, Route, Session
 
 DUAL = [Phase.STARTING, Phase.COPYING, Phase.COPIED, Phase.SWITCHED]
 
@@ -299,21 +299,49 @@ def test_view_remembers_when_its_oldest_call_began() -> None:
 
 
 @pytest.mark.parametrize("write", [False, True])
-def test_call_without_any_migration_is_quiet(write: bool) -> None:
+@pytest.mark.parametrize("migrations", [[], [migration()]], ids=["no migration", "of another collection"])
+def test_call_that_no_migration_concerns_is_quiet(migrations: list[Migration], write: bool) -> None:
     """With nothing to decide a call is only counted."""
     found = session()
-    learn(found, [], at=0.0)
-    assert found.enter_quiet(1.0, write=write) == (found.view, found.term)
+    learn(found, migrations, at=0.0)
+    quiet = found.enter_quiet(1.0, "other", write=write)
+    assert quiet == Quiet(found.view, found.term, "other", final=True)
     assert (found.view.active, found.calls) == (1, 1)
 
 
-def test_call_is_not_quiet_when_its_lease_has_run_out_or_something_migrates() -> None:
+def test_call_is_not_quiet_when_its_lease_has_run_out_or_it_writes_what_migrates() -> None:
     """Both ask for a decision."""
     found = session()
-    assert found.enter_quiet(0.0, write=False) is None
+    assert found.enter_quiet(0.0, "a", write=False) is None
     learn(found, [migration()], at=0.0)
-    assert found.enter_quiet(1.0, write=False) is None
+    assert found.enter_quiet(1.0, "a", write=True) is None
     assert found.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("routed", "place", "final"),
+    [
+        (migration(Phase.COPIED), "a", True),
+        (migration(Phase.SWITCHED, read_percent=100), "b", False),
+        (migration(Phase.FINISHED, read_percent=100), "b", True),
+    ],
+    ids=lambda value: value.phase.value if isinstance(value, Migration) else str(value),
+)
+def test_read_is_quiet_and_goes_where_it_is_routed(routed: Migration, place: str, final: bool) -> None:
+    """As long as the source is truth, a read that fails on the target is not over."""
+    found = session()
+    learn(found, [routed], at=0.0)
+    quiet = found.enter_quiet(1.0, "a", write=False)
+    assert quiet == Quiet(found.view, found.term, place, final=final)
+    assert found.view.active == 1
+
+
+def test_read_of_a_target_on_another_server_is_not_quiet() -> None:
+    """Another client carries it out."""
+    found = session()
+    learn(found, [migration(Phase.SWITCHED, read_percent=100, target_url="http://elsewhere")], at=0.0)
+    assert found.enter_quiet(1.0, "a", write=False) is None
+    assert found.view.active == 0
 
 
 def test_write_of_a_client_that_may_only_read_is_not_quiet() -> None:
@@ -321,8 +349,8 @@ def test_write_of_a_client_that_may_only_read_is_not_quiet() -> None:
     found = session()
     learn(found, [], at=0.0)
     found.observer = True
-    assert found.enter_quiet(1.0, write=False) is not None
-    assert found.enter_quiet(1.0, write=True) is None
+    assert found.enter_quiet(1.0, "a", write=False) is not None
+    assert found.enter_quiet(1.0, "a", write=True) is None
 
 
 def test_lease_that_lapsed_and_was_renewed_is_a_new_term() -> None:

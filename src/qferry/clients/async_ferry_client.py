@@ -31,7 +31,7 @@ from qferry.drivers.blocking import BlockingDriver
 from qferry.errors import FerryError, LeaseLost
 from qferry.flows.effects import Outcome
 from qferry.flows.heartbeat import beat, goodbye, pulse
-from qferry.flows.routed import confirmed, leave, overtaken
+from qferry.flows.routed import confirmed, leave, overtaken, read
 from qferry.flows.write import repeatable
 from qferry.options import FerryOptions
 from qferry.protocol.records import HOME
@@ -188,18 +188,21 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
 
     async def method(self: AsyncFerryClient, collection_name: str, *args: Any, **kwargs: Any) -> Any:
         session = self._session
-        quiet = session.enter_quiet(time.monotonic(), write=kind is not Kind.READ)
+        writes = kind is not Kind.READ
+        quiet = session.enter_quiet(time.monotonic(), collection_name, write=writes)
         if quiet is not None:
-            view, term = quiet
             outcome = Outcome(interrupted=True)
             try:
-                outcome = Outcome(value=await upstream(self, collection_name, *args, **kwargs))
+                outcome = Outcome(value=await upstream(self, quiet.collection, *args, **kwargs))
             except Exception as error:  # noqa: BLE001  raised again below, unless its routing is out of date
                 outcome = Outcome(error=error)
             finally:
-                leave(view, outcome, write=kind is not Kind.READ)
-            if session.holds(term, time.monotonic()) or await self._driver.run(
-                confirmed(session, view, term, collection_name)
+                leave(quiet.view, outcome, write=writes)
+            if outcome.error is not None and not quiet.final:
+                arguments = by_name(names, args, kwargs)
+                return await self._driver.run(read(session, name, collection_name, arguments, from_source=True))
+            if session.holds(quiet.term, time.monotonic()) or await self._driver.run(
+                confirmed(session, quiet.view, quiet.term, collection_name, writes=writes)
             ):
                 return outcome.result()
             if not repeatable(name, by_name(names, args, kwargs)):

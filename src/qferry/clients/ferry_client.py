@@ -30,7 +30,7 @@ from qferry.drivers.blocking import BlockingDriver
 from qferry.errors import FerryError, LeaseLost
 from qferry.flows.effects import Outcome
 from qferry.flows.heartbeat import beat, goodbye, pulse
-from qferry.flows.routed import confirmed, overtaken
+from qferry.flows.routed import confirmed, overtaken, read
 from qferry.flows.write import pieces, repeatable, upload
 from qferry.options import FerryOptions
 from qferry.protocol.records import HOME
@@ -174,18 +174,21 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
             for piece in pieces(points_of(name, arguments), arguments):
                 self._driver.run(upload(self._session, collection_name, piece, arguments))
             return None
-        quiet = self._driver.enter_quiet(self._session, write=kind is not Kind.READ)
+        writes = kind is not Kind.READ
+        quiet = self._driver.enter_quiet(self._session, collection_name, write=writes)
         if quiet is not None:
-            view, term = quiet
             outcome = Outcome(interrupted=True)
             try:
-                outcome = Outcome(value=upstream(self, collection_name, *args, **kwargs))
+                outcome = Outcome(value=upstream(self, quiet.collection, *args, **kwargs))
             except Exception as error:  # noqa: BLE001  raised again below, unless its routing is out of date
                 outcome = Outcome(error=error)
             finally:
-                self._driver.leave(view, outcome, write=kind is not Kind.READ)
-            if self._session.holds(term, time.monotonic()) or self._driver.run(
-                confirmed(self._session, view, term, collection_name)
+                self._driver.leave(quiet.view, outcome, write=writes)
+            if outcome.error is not None and not quiet.final:
+                arguments = by_name(names, args, kwargs)
+                return self._driver.run(read(self._session, name, collection_name, arguments, from_source=True))
+            if self._session.holds(quiet.term, time.monotonic()) or self._driver.run(
+                confirmed(self._session, quiet.view, quiet.term, collection_name, writes=writes)
             ):
                 return outcome.result()
             if not repeatable(name, by_name(names, args, kwargs)):
@@ -209,7 +212,8 @@ def _close_all() -> None:
 def _after_fork() -> None:
     """A child shares no journal, no thread and no connection with its parent: it becomes a writer of its own."""
     for client in list(_open):
-        _parents.append(client._client)  # noqa: SLF001  its sockets are the parent's: neither used nor closed here
+        # Their sockets are the parent's: neither used nor closed here.
+        _parents.extend((client._client, client._driver))  # noqa: SLF001
         client._targets = {}  # noqa: SLF001
         QdrantClient.__init__(client, **client.init_options)
         client._begin()  # noqa: SLF001

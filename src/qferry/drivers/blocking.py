@@ -37,7 +37,7 @@ from qferry.flows.effects import (
     Together,
 )
 from qferry.flows.routed import leave
-from qferry.protocol.session import Session, View
+from qferry.protocol.session import Quiet, Session, View
 from qferry.transfer.pages import Pages
 
 T = TypeVar("T")
@@ -107,10 +107,10 @@ class BlockingDriver:
                 except BaseException as raised:  # noqa: BLE001  the flow decides; it is raised again if it does not
                     value, error = None, raised
 
-    def enter_quiet(self, session: Session, *, write: bool) -> tuple[View, int] | None:
+    def enter_quiet(self, session: Session, collection: str, *, write: bool) -> Quiet | None:
         """`Session.enter_quiet`, undisturbed."""
         with self._lock:
-            return session.enter_quiet(time.monotonic(), write=write)
+            return session.enter_quiet(time.monotonic(), collection, write=write)
 
     def leave(self, view: View, outcome: Outcome, *, write: bool) -> None:
         """`flows.routed.leave`, undisturbed."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import httpx
-from qdrant_client import QdrantClient, grpc
+from qdrant_client import AsyncQdrantClient, QdrantClient, grpc
+from qdrant_client.async_qdrant_remote import AsyncQdrantRemote
 from qdrant_client.conversions.conversion import GrpcToRest
 from qdrant_client.http import ApiClient, models
 from qdrant_client.http.api.points_api import SyncPointsApi
@@ -22,7 +23,9 @@ from qdrant_client.qdrant_remote import QdrantRemote
 
 from qferry.flows.effects import Call, Effect
 
-METHOD = "batch_update_points"
+_UPSTREAM = tuple(
+    kind.batch_update_points for kind in (QdrantClient, AsyncQdrantClient, QdrantRemote, AsyncQdrantRemote)
+)
 _PLACES_MAX = 64  # collections times options; they are few, but a caller may give each call a deadline of its own
 
 
@@ -74,13 +77,23 @@ class _Remote:
 class _Client:
     batch_update_points = QdrantClient.batch_update_points
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, operations: Sequence[Any]) -> None:
         self._client = _Remote(client._client)  # noqa: SLF001  see the module
-        # What turns documents into vectors in this process, if need be: once, too.
-        self.cloud_inference = client.cloud_inference
+        # What turns documents into vectors in this process, if need be: once, too.  Upstream looks for documents in
+        # every field of every point, unless somebody else would see to them.
+        self.cloud_inference = client.cloud_inference or _has_numbers_only(operations)
         self.local_inference_batch_size = client.local_inference_batch_size
         self._inference_inspector = client._inference_inspector  # noqa: SLF001
         self._embed_models = client._embed_models  # noqa: SLF001
+
+
+def _has_numbers_only(operations: Sequence[Any]) -> bool:
+    """Whether these are upserts of points with one plain vector each; what else there may be is upstream's to judge."""
+    for operation in operations:
+        points = getattr(getattr(operation, "upsert", None), "points", None)
+        if points is None or not all(type(point.vector) is list for point in points):
+            return False
+    return True
 
 
 def pair(effects: Sequence[Effect]) -> tuple[Call, Call] | None:
@@ -98,8 +111,13 @@ def encoded(client: Any, call: Call) -> RestWrite | GrpcWrite:
     Raises:
         Exception: Upstream's own about the arguments, or a sign that upstream has changed; nothing was sent.
     """
+    kind = QdrantClient if isinstance(client, QdrantClient) else AsyncQdrantClient
+    remote = client._client.batch_update_points  # noqa: SLF001  see the module
+    if kind.batch_update_points not in _UPSTREAM or getattr(remote, "__func__", remote) not in _UPSTREAM:
+        # For his metrics, perhaps: he must go on seeing each call of it.
+        raise TypeError("Somebody has put a method of his own around upstream's.")
     try:
-        _Client(client).batch_update_points(call.collection, **call.kwargs)  # type: ignore[misc]  # a stand-in
+        _Client(client, call.kwargs["update_operations"]).batch_update_points(call.collection, **call.kwargs)  # type: ignore[misc]  # a stand-in
     except _Kept as kept:
         return kept.write
     raise TypeError("qdrant-client has sent the write by a way that qferry does not know.")
@@ -116,7 +134,12 @@ class Places:
         self._known: dict[tuple[Any, ...], httpx.Request] = {}
 
     def request(
-        self, connection: Any, http: httpx.Client | httpx.AsyncClient, write: RestWrite, collection: str
+        self,
+        connection: Any,
+        http: httpx.Client | httpx.AsyncClient,
+        write: RestWrite,
+        collection: str,
+        like: httpx.Request | None = None,
     ) -> httpx.Request:
         """
         The request that brings `write` to `collection`.
@@ -126,21 +149,23 @@ class Places:
             http: The httpx client of that; it adds keys, headers and cookies.
             write: The write.
             collection: Where it goes.
+            like: The request that brings it to another collection of the same server, if there is one.
         """
-        arguments = dict(write.arguments)
-        body = arguments.pop("content")
-        key = (connection.host, collection, *arguments["params"].items())
+        key = (connection.host, collection, *write.arguments["params"].items())
         place = self._known.get(key)
         if place is None:
             if len(self._known) >= _PLACES_MAX:
                 self._known = {}
-            arguments["path_params"] = {"collection_name": collection}
             builder: Any = _Builder(connection.host, http)
+            arguments = {**write.arguments, "content": None, "path_params": {"collection_name": collection}}
             place = self._known[key] = ApiClient.request(builder, **arguments)
-        timeout = dict(place.extensions["timeout"])
-        return http.build_request(
-            place.method, place.url, content=body, headers=arguments["headers"], extensions={"timeout": timeout}
-        )
+        extensions = {"timeout": dict(place.extensions["timeout"])}
+        if like is not None:
+            return httpx.Request(
+                place.method, place.url, headers=like.headers, stream=like.stream, extensions=extensions
+            )
+        body, headers = write.arguments["content"], write.arguments["headers"]
+        return http.build_request(place.method, place.url, content=body, headers=headers, extensions=extensions)
 
 
 class _Builder:

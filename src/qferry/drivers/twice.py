@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import httpx
 from qdrant_client import QdrantClient
 from qdrant_client.http import ApiClient, models
 
@@ -24,12 +25,12 @@ from qferry.flows.effects import Call, Effect, Outcome
 from qferry.protocol.records import HOME
 
 _log = logging.getLogger("qferry")
-_UPSTREAM = QdrantClient.batch_update_points
 # What is left of a time-out, at least, for an answer that has come while the other one was awaited.
 _READ_MIN_S = 0.05
 
 Results = list[models.UpdateResult]
-Send = Callable[[Callable[[], None]], Results]
+Meanwhile = Callable[[], None] | None
+Send = Callable[[Meanwhile], Results]
 
 
 class Twice:
@@ -55,8 +56,7 @@ class Twice:
         An interrupt is raised; then the write may have been carried out in either place, in both or in neither.
         """
         calls = encoding.pair(effects)
-        # Whoever has wrapped upstream's method, for his metrics perhaps, must go on seeing each call of it.
-        if calls is None or self._useless or QdrantClient.batch_update_points is not _UPSTREAM:
+        if calls is None or self._useless:
             return None
         # Everyone takes connections in the same order, the client's own server first.  Otherwise callers that hold
         # one of the one pool and wait for one of the other, and the reverse, would wait for each other.
@@ -70,7 +70,7 @@ class Twice:
 
         def meanwhile() -> None:
             if not others:
-                others.append(_outcome(send_second, lambda: None))
+                others.append(_outcome(send_second, None))
 
         mine = _outcome(send_first, meanwhile)
         if not others and mine.error is None:
@@ -88,30 +88,21 @@ class Twice:
             other_metadata = metadata if line is other_line else other_line.metadata()
             return _grpc(line, write, metadata, first), _grpc(other_line, write, other_metadata, second)
         connection = QdrantClient.http.fget(client).client  # type: ignore[attr-defined]
+        request = self._request(connection, write, first)
         if first.server == second.server:
             again = self._second or self._new_second(client, connection)
+            other_request = self._request(again, write, second, like=request)
         else:
             again = QdrantClient.http.fget(other).client  # type: ignore[attr-defined]
-        return self._rest(connection, write, first), self._rest(again, write, second)
+            other_request = self._request(again, write, second)
+        type_ = write.arguments["type_"]
+        return _rest(connection, request, type_), _rest(again, other_request, type_)
 
-    def _rest(self, connection: ApiClient, write: RestWrite, call: Call) -> Send:
-        request = self._places.request(connection, connection._client, write, call.collection)  # noqa: SLF001  public on neither
-        timeout: dict[str, Any] = request.extensions["timeout"]
-
-        def send(meanwhile: Callable[[], None]) -> Results:
-            began = time.monotonic()
-
-            def trace(event: str, _: Mapping[str, Any]) -> None:
-                if event.endswith("receive_response_headers.started"):
-                    meanwhile()
-                    if timeout["read"] is not None:
-                        # Two servers that hang cost the caller one time-out, not two.
-                        timeout["read"] = max(timeout["read"] - (time.monotonic() - began), _READ_MIN_S)
-
-            request.extensions["trace"] = trace
-            return encoding.rest_results(connection.send(request, write.arguments["type_"]))
-
-        return send
+    def _request(
+        self, connection: ApiClient, write: RestWrite, call: Call, like: httpx.Request | None = None
+    ) -> httpx.Request:
+        http = connection._client  # noqa: SLF001  public on neither client
+        return self._places.request(connection, http, write, call.collection, like)
 
     def _new_second(self, client: QdrantClient, connection: ApiClient) -> ApiClient:
         """
@@ -143,15 +134,35 @@ class Twice:
                 line.close()
 
 
+def _rest(connection: ApiClient, request: httpx.Request, type_: Any) -> Send:
+    timeout: dict[str, Any] = request.extensions["timeout"]
+
+    def send(meanwhile: Meanwhile) -> Results:
+        if meanwhile is not None:
+            began = time.monotonic()
+
+            def trace(event: str, _: Mapping[str, Any]) -> None:
+                if event.endswith("receive_response_headers.started"):
+                    meanwhile()
+                    if timeout["read"] is not None:
+                        # Two servers that hang cost the caller one time-out, not two.
+                        timeout["read"] = max(timeout["read"] - (time.monotonic() - began), _READ_MIN_S)
+
+            request.extensions["trace"] = trace
+        return encoding.rest_results(connection.send(request, type_))
+
+    return send
+
+
 def _grpc(line: GrpcLine, write: GrpcWrite, metadata: Metadata, call: Call) -> Send:
-    def send(meanwhile: Callable[[], None]) -> Results:
+    def send(meanwhile: Meanwhile) -> Results:
         write.message.collection_name = call.collection  # what was sent before has been serialized by now
         return encoding.grpc_results(line.update_batch(write.message, write.timeout_s, metadata, meanwhile))
 
     return send
 
 
-def _outcome(send: Send, meanwhile: Callable[[], None]) -> Outcome:
+def _outcome(send: Send, meanwhile: Meanwhile) -> Outcome:
     try:
         return Outcome(value=send(meanwhile))
     except Exception as error:  # noqa: BLE001  that is what an Outcome is for

@@ -7,6 +7,7 @@ journals, qferry sends writes in that one form; the caller's result is unchanged
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -149,8 +150,14 @@ def canonical_id(given: Any) -> PointId:
     return number
 
 
+@functools.cache
+def _name(kind: type[Operation]) -> str:
+    (name,) = kind.model_fields  # pydantic looks it up at length, and every write asks several times
+    return name
+
+
 def _body(operation: Operation) -> tuple[str, Any]:
-    (name,) = type(operation).model_fields
+    name = _name(type(operation))
     return name, getattr(operation, name)
 
 

@@ -140,15 +140,26 @@ def _renew() -> Flow[None]:
         ) from error
 
 
-def read(session: Session, method: str, collection: str, arguments: dict[str, Any]) -> Flow[Any]:
-    """A read: from the source, or from the target for the read share; from the source again if the target fails."""
+def read(
+    session: Session, method: str, collection: str, arguments: dict[str, Any], *, from_source: bool = False
+) -> Flow[Any]:
+    """
+    A read: from the source, or from the target for the read share; from the source again if the target fails.
+
+    Args:
+        session: The client's state.
+        method: The reading method of qdrant-client that was called.
+        collection: The name it was called with.
+        arguments: Its arguments by name, without the collection.
+        from_source: The target has failed already: from the source, as long as that is truth.
+    """
 
     def attempt(_: View, route: Route | None) -> Flow[Any]:
         if route is None:
             return (yield Call(HOME, method, collection, (), arguments))
         m = route.migration
-        side = Side.TARGET if route.read_percent > session.random() * 100 else Side.SOURCE
-        if side is Side.SOURCE or route.truth is Side.TARGET:
+        side = Side.SOURCE if from_source and route.truth is Side.SOURCE else session.side_to_read(route)
+        if side is route.truth:
             return (yield Call(m.server(side), method, m.collection(side), (), arguments))
         try:
             return (yield Call(m.server(side), method, m.collection(side), (), arguments))

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.journal import Journal, PointId
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, Routing, Side
-from qferry.protocol.records import LEASE_S, Migration, Pins, WritePolicy, Writer, suspicion_name
+from qferry.protocol.records import HOME, LEASE_S, Migration, Pins, WritePolicy, Writer, suspicion_name
 
 # How long after its server's next answer a request that was given up may still be carried out, in seconds.  A
 # server works through what it has received within its own time-outs; a proxy that holds a closed connection's
@@ -96,6 +97,15 @@ class View:
         return not self.active and all(doubt.over(now) for doubt in self.doubts)
 
 
+class Quiet(NamedTuple):
+    """A call that needs no flow: the view and the term it acts on, and where it goes."""
+
+    view: View
+    term: int
+    collection: str
+    final: bool  # whether what it comes to is the caller's; a read that fails on the target may succeed on the source
+
+
 @dataclass
 class Session:
     """
@@ -141,17 +151,29 @@ class Session:
         """Whether the lease has held since `term` was the present one."""
         return self.term == term and self.valid(now)
 
-    def enter_quiet(self, now: float, *, write: bool) -> tuple[View, int] | None:
+    def enter_quiet(self, now: float, collection: str, *, write: bool) -> Quiet | None:
         """
-        Begin a call that no migration can concern: the view and term it acts on, or None if it must be routed.
+        Begin a call that goes to one collection of the client's own server as it is; None if it must be routed.
 
-        It does at once what `flows.routed` does step by step, for the case in which there is nothing to decide.
+        That is any call that no migration concerns, and a read.  It does at once what `flows.routed` does step by step,
+        for the cases in which there is nothing more to it.
         """
-        if self.view.routes or not self.valid(now) or (write and self.observer):
+        if not self.valid(now) or (write and self.observer):
             return None
+        route = self.view.routes.get(collection)
+        place, final = collection, True
+        if route is not None:
+            side = self.side_to_read(route)
+            if write or route.migration.server(side) != HOME:
+                return None
+            place, final = route.migration.collection(side), side is route.truth
         self.calls += 1
         self.view.enter(now)
-        return self.view, self.term
+        return Quiet(self.view, self.term, place, final)
+
+    def side_to_read(self, route: Route) -> Side:
+        """The side that the next read goes to: the target for the read share."""
+        return Side.TARGET if route.read_percent > self.random() * 100 else Side.SOURCE
 
     def adopt(self, migrations: Iterable[Migration], sent_at: float, now: float) -> None:
         """
