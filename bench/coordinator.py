@@ -98,7 +98,7 @@ def carry_out(place: Place, verbs: Sequence[Verb], target_url: str = "") -> list
     """
     steps = []
     for verb in verbs:
-        words = [*verb, "--url", place.url, "--json"]
+        words = [*verb, "--url", place.url, "--grpc-port", str(place.grpc_port), "--json"]
         words += ["--target-url", target_url] if target_url and verb[0] == "start" else []
         said = io.StringIO()
         began = time.monotonic()

@@ -30,7 +30,7 @@ from qferry.control import records, wire
 from qferry.errors import Rejected
 from qferry.flows import copy, lifecycle, missing, settle, write
 from qferry.flows.coordinator import Coordinator
-from qferry.flows.effects import Begin, Effect, Flow, Now, Outcome, Request, Together
+from qferry.flows.effects import Begin, Effect, Flow, Now, Outcome, Request, Sleep, Together
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.journal import Flush, Journal
 from qferry.protocol.phases import Phase, Routing, Side
@@ -267,15 +267,18 @@ def never_suspecting(_: Any, co: Coordinator, writer: Any) -> Flow[None]:
 # Copy, check, repair.
 
 
-@variant(copy._Backfill, "_save")
-def settling_during_the_copy(shipped: Any, work: Any) -> Flow[None]:
-    """Settle the journal while pages are under way."""
-    co = work.co
-    yield from co.roll_call("settling during the copy")
-    for point_id in (yield from _journalled_entries(co.migration)):
-        yield from settle.repair(co, [point_id])
-        yield wire.delete(HOME, co.migration.journal_collection, {"filter": wire.points_in([point_id])})
-    yield from shipped(work)
+@variant(copy.Piece, "_write")
+def settling_during_the_copy(shipped: Any, piece: copy.Piece, page: Any, following: Any) -> Flow[Any]:
+    """Settle what is equal while a page is between its reading and its writing."""
+    yield Sleep(3.0)
+    journal = f"{CONTROL_COLLECTION}_journal_{piece.fence.split('_')[2]}"
+    entries = yield wire.scroll(HOME, journal, limit=1000, payload=False)
+    ids = [entry["id"] for entry in entries["points"]]
+    source = {point["id"]: point for point in (yield wire.retrieve(HOME, piece.source, ids))}
+    target = {point["id"]: point for point in (yield wire.retrieve(piece.target_url, piece.fence, ids))}
+    equal = [i for i in ids if settle.same(source.get(i), target.get(i))]
+    yield wire.delete(HOME, journal, {"filter": wire.points_in(equal)})
+    return (yield from shipped(piece, page, following))
 
 
 @variant(copy._Backfill, "_some_pieces")
@@ -299,13 +302,6 @@ def taking_a_lost_worker_for_done(shipped: Any, work: Any, number: int, outcome:
         stretch = work.plan.stretches[number]
         outcome = Outcome(copy.Copied(0, stretch.end, 1, done=True))
     shipped(work, number, outcome)
-
-
-@variant(Coordinator, "outlast")
-def not_outlasting_a_lost_worker(shipped: Any, co: Coordinator, error: Exception) -> Flow[None]:
-    """Copy a lost worker's piece again without a new fence: what the worker had sent may still land."""
-    if isinstance(error, Rejected):
-        yield from shipped(co, error)
 
 
 @variant(settle, "_settle")
