@@ -84,3 +84,14 @@ def test_port_that_is_none_is_refused(text: str) -> None:
     """A slip must not become a default."""
     with pytest.raises(Misuse, match="is no port"):
         FerryOptions.from_environ({"QFERRY_TARGET_GRPC_PORT": text})
+
+
+@pytest.mark.parametrize("own", [{"url": "http://a:1"}, {"host": "a"}, {"location": "a:1"}])
+def test_target_on_the_client_s_own_host_needs_a_grpc_port_of_its_own(own: dict[str, str]) -> None:
+    """With the client's own port every write would go to the source twice, and both sides would say yes."""
+    given = {**own, "grpc_port": 6334, "prefer_grpc": True}
+    with pytest.raises(Misuse, match="must be another one than the client's own 6334"):
+        target_arguments(given, FerryOptions(), "http://a:2")
+    assert target_arguments(given, FerryOptions(target_grpc_port=7334), "http://a:2")["grpc_port"] == 7334
+    assert target_arguments({**given, "prefer_grpc": False}, FerryOptions(), "http://a:2")["url"] == "http://a:2"
+    assert target_arguments(given, FerryOptions(), "http://b:1")["grpc_port"] == 6334

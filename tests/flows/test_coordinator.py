@@ -6,8 +6,8 @@ import pytest
 from playing import MIGRATION, Play
 
 from qferry.errors import Conflict, Unreachable
-from qferry.flows.coordinator import Coordinator
-from qferry.flows.effects import Call, Request
+from qferry.flows.coordinator import LANDING_S, Coordinator
+from qferry.flows.effects import Call, Request, Sleep
 
 
 def reading(record: dict[str, Any]) -> Play:
@@ -38,3 +38,50 @@ def test_change_without_the_claim_is_a_conflict() -> None:
     theirs = MIGRATION.with_changes({"claim": "another", "epoch": 9})
     with pytest.raises(Conflict):
         reading(theirs.to_payload()).run(Coordinator(MIGRATION, "token", "operator").publish({}, "roll call"))
+
+
+def test_wait_for_landing_that_is_interrupted_is_waited_for_by_the_next_command() -> None:
+    """
+    A was interrupted with a page under way, and so was B while it waited for that to land.
+
+    B's own fence is all that tells C; were it dropped, C would settle what A's page then changes.
+    """
+    aliases = {"_qferry_m1-00000_fence_a"}
+
+    def answer(effect: Request | Call) -> Any:
+        assert isinstance(effect, Request)
+        if effect.op == "aliases":
+            return {"aliases": [{"alias_name": name, "collection_name": "b"} for name in aliases]}
+        if effect.op == "change_aliases":
+            for action in effect.body["actions"]:
+                names = [name["alias_name"] for name in action.values()]
+                (aliases.difference_update if "delete_alias" in action else aliases.update)(names)
+        if effect.op == "scroll":
+            return {"points": [{"payload": MIGRATION.with_changes({"claim": "b"}).to_payload()}]}
+        return {"status": "completed"}
+
+    play = Play(answer)
+    b = Coordinator(MIGRATION.with_changes({"claim": "b"}), "b", "b")
+    flow = b.raise_fence()
+    effect = next(flow)
+    while not isinstance(effect, Sleep):
+        effect = flow.send(play._perform(effect))
+    with pytest.raises(KeyboardInterrupt):
+        flow.throw(KeyboardInterrupt())
+    play.run(b.release())
+    assert aliases == {b.fence}
+    c = Coordinator(MIGRATION.with_changes({"claim": "b"}), "b", "c")
+    play.run(c.raise_fence())
+    assert play.slept == [LANDING_S]
+    play.run(c.release())
+    assert aliases == set()
+
+
+def test_own_write_is_outlasted_also_if_another_has_dropped_the_fence() -> None:
+    """One that was overtaken and wakes up may drop it before it learns of that."""
+    play = Play(lambda e: {"aliases": []} if e.op == "aliases" else {"points": [{"payload": MIGRATION.to_payload()}]})  # type: ignore[union-attr]
+    co = Coordinator(MIGRATION, "", "me")
+    co._owing = True
+    play.run(co.raise_fence())
+    assert play.slept == [LANDING_S]
+    assert not co._owing

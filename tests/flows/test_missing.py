@@ -7,11 +7,13 @@ from playing import MIGRATION, Play, session
 from qdrant_client import models
 from test_write import MISSING, results
 
+from qferry.errors import Rejected, Unreachable
 from qferry.flows import missing
 from qferry.flows import operations as ops
 from qferry.flows.effects import Call, Request
-from qferry.flows.missing import MEND_AFTER_S, until_brought
-from qferry.flows.write import write
+from qferry.flows.missing import MEND_AFTER_S, until_settled
+from qferry.flows.write import DELETES_MAX, write
+from qferry.protocol.journal import Journal
 from qferry.protocol.phases import Phase
 from qferry.protocol.session import Route
 
@@ -104,16 +106,42 @@ def test_a_point_that_is_nowhere_is_passed_over_before_long() -> None:
     assert MEND_AFTER_S - 0.1 < sum(play.slept) < MEND_AFTER_S + 0.2
 
 
-def test_a_delete_whose_sides_were_far_apart_is_sent_again() -> None:
+def test_a_delete_whose_sides_were_far_apart_is_sent_again_if_a_point_has_come_back() -> None:
     """Seed 5042931: it had reached the target and not the source; another call brought the point back meanwhile."""
 
-    def meanwhile(_: Sides, count: int) -> None:
+    def meanwhile(sides: Sides, count: int) -> None:
         play.now += MEND_AFTER_S if count == 1 else 0.0
+        sides.has["b"] = sides.has["b"] or count == 3
+
+    servers = Sides(True, True, meanwhile=meanwhile)
+    play = Play(servers)
+    play.run(write(session(SWITCHED), "delete", "a", {"points_selector": [1, 2]}))
+    again = models.DeleteOperation(delete=models.PointIdsList(points=[1]))
+    assert batches(play, "b") == batches(play, "a") == [[DELETE], [again]]
+    assert servers.has == {"a": False, "b": False}
+
+
+def test_a_slow_delete_is_not_sent_again_if_nothing_has_come_back() -> None:
+    """However slow the servers are: one look, and the caller has its answer."""
+
+    def meanwhile(_: Sides, __: int) -> None:
+        play.now += 10.0
 
     play = Play(Sides(True, True, meanwhile=meanwhile))
     play.run(write(session(SWITCHED), "delete", "a", {"points_selector": [1, 2]}))
-    assert play.told == [f"batch_update_points {name}" for name in "abab"]
-    assert batches(play, "b") == [[DELETE], [DELETE]]
+    assert [word.split()[0] for word in play.told] == ["batch_update_points"] * 2 + ["retrieve"] * 2
+
+
+def test_points_that_come_back_time_and_again_are_left_to_the_journal() -> None:
+    """A call has an end."""
+
+    def meanwhile(sides: Sides, _: int) -> None:
+        play.now += 10.0
+        sides.has["b"] = True
+
+    play = Play(Sides(False, True, meanwhile=meanwhile))
+    play.run(write(session(SWITCHED), "delete", "a", {"points_selector": [1, 2]}))
+    assert len(batches(play, "b")) == 1 + DELETES_MAX
 
 
 def test_a_quick_delete_is_sent_once() -> None:
@@ -123,33 +151,60 @@ def test_a_quick_delete_is_sent_once() -> None:
     assert len(play.sent) == 2
 
 
-def test_a_write_waits_while_another_call_brings_its_point() -> None:
-    """What is brought was read before the write, and must not come after it."""
-    found = session(SWITCHED)
-    found.brought.add(1)
+def test_a_run_is_not_sent_again_once_it_has_been() -> None:
+    """Another process has deleted the point on the target since: it is brought from the source, as it is there."""
+
+    def meanwhile(sides: Sides, count: int) -> None:
+        if count == 4:
+            sides.has["b"] = True  # it arrives ...
+        if count == 7:
+            sides.has["b"] = False  # ... and is gone again after the run
+
+    servers = Sides(True, False, meanwhile=meanwhile)
+    play = Play(servers)
+    play.run(write(session(SWITCHED), "set_payload", "a", {"payload": {"w": 1}, "points": [1]}))
+    assert len(batches(play, "b")) == 2
+    assert servers.has["b"]
+
+
+def test_a_write_waits_while_another_call_waits_for_its_point() -> None:
+    """What is brought was read before the write, and must not come after it; nor must what is sent once more."""
+    journal = Journal()
+    journal.waiting[1] = 1
     play = Play()
-    flow = until_brought(found, [1, 2])
+    flow = until_settled(journal, [1, 2])
     next(flow)
-    found.brought.clear()
+    del journal.waiting[1]
     play.run(flow)
-    play.run(until_brought(found, [1, 2]))
+    play.run(until_settled(journal, [1, 2]))
     assert not play.sent
 
 
 def test_points_are_brought_only_when_no_other_call_writes_them() -> None:
     """A call that waits for the point as well has written the source already; any other may be between the sides."""
-    found = session(SWITCHED)
-    route = Route.of(SWITCHED, found.pins)
-    journal = found.journal(SWITCHED)
+    journal = Journal()
     journal.begin([1])
-    found.waiting[1] = 1
-    assert missing._undisturbed(found, route, [1])
+    journal.waiting[1] = 1
+    assert missing._undisturbed(journal, [1])
     journal.begin([1])
-    assert not missing._undisturbed(found, route, [1])
-    found.waiting[1] = 2
-    assert missing._undisturbed(found, route, [1])
-    found.brought.add(1)
-    assert not missing._undisturbed(found, route, [1])
+    assert not missing._undisturbed(journal, [1])
+    journal.waiting[1] = 2
+    assert missing._undisturbed(journal, [1])
+    journal.brought.add(1)
+    assert not missing._undisturbed(journal, [1])
+
+
+def test_an_unknown_outcome_is_not_hidden_by_a_refusal() -> None:
+    """The door has closed between two requests; the one before it may still land, and the call must say so."""
+
+    def answer(effect: Request | Call) -> Any:
+        assert isinstance(effect, Request)
+        if effect.op == "retrieve":
+            return [{"id": 1 if "/a/" in effect.path else 2, "payload": {}, "vector": {}}]
+        return Rejected("Gone.", status=404) if effect.op == "upsert" else Unreachable("No answer.")
+
+    error = Play(answer).run(missing._bring(Journal(), Route.of(SWITCHED, session().pins), [1, 2]))
+    assert isinstance(error, Unreachable)
 
 
 def test_waiting_is_over_when_the_write_is() -> None:
@@ -157,8 +212,8 @@ def test_waiting_is_over_when_the_write_is() -> None:
     found = session(SWITCHED)
     play = Play(Sides(True, False))
     play.run(write(found, "set_payload", "a", {"payload": {"w": 1}, "points": [1]}))
-    assert (found.waiting, found.brought) == ({}, set())
-    assert found.journal(SWITCHED).in_flight(1) == 0
+    journal = found.journal(SWITCHED)
+    assert (journal.waiting, journal.brought, journal.in_flight(1)) == ({}, set(), 0)
 
 
 def test_a_point_that_comes_and_goes_does_not_fail_a_write_before_the_switch() -> None:
@@ -184,9 +239,8 @@ def test_presumed_are_the_points_of_partial_updates_that_the_run_has_not_made() 
 
 
 def test_deleted_in_the_end_is_what_nothing_later_makes_anew() -> None:
-    """A filter stands alone in its run, and is repeated as it is."""
-    assert ops.deleted_in_the_end([UPSERT, DELETE]) == [DELETE]
-    (left,) = ops.deleted_in_the_end([DELETE, UPSERT])
-    assert ops.ids_of(left) == [2]
-    assert ops.deleted_in_the_end([DELETE_WHERE]) == [DELETE_WHERE]
+    """A filter stands for what it has been resolved to."""
+    assert ops.deleted_in_the_end([UPSERT, DELETE]) == [1, 2]
+    assert ops.deleted_in_the_end([DELETE, UPSERT]) == [2]
+    assert ops.deleted_in_the_end([DELETE_WHERE], [5, 7]) == [5, 7]
     assert ops.deleted_in_the_end([SET]) == []

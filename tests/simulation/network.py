@@ -147,7 +147,7 @@ class Flight:
         """Whether it changes points; only those are in a server's log."""
         if isinstance(self.effect, Call):
             return self.effect.method != "retrieve"
-        return self.effect.op in ("upsert", "delete", "set_payload")
+        return self.effect.op in ("upsert", "write_page", "delete", "set_payload")
 
     def send(self) -> None:
         """Let it go."""

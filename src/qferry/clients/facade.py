@@ -17,12 +17,13 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 from qdrant_client import models
 
 from qferry.clients.table import ROUTED, TABLE, Kind
 from qferry.drivers.http import today
-from qferry.errors import NotAllowed
+from qferry.errors import Misuse, NotAllowed
 from qferry.flows import routed, write
 from qferry.flows.effects import Call, Flow
 from qferry.options import FerryOptions
@@ -50,13 +51,30 @@ def new_session(options: FerryOptions) -> Session:
 
 
 def target_arguments(own: Mapping[str, Any], options: FerryOptions, server: str) -> dict[str, Any]:
-    """How to make the client for the target's server, from how the client itself was made."""
+    """
+    How to make the client for the target's server, from how the client itself was made.
+
+    Raises:
+        Misuse: By gRPC, it would reach the client's own server: two servers on one host cannot share a port.
+    """
+    if own.get("prefer_grpc") and options.target_grpc_port is None and _host(own) == urlsplit(server).hostname:
+        raise Misuse(
+            f"The target's server {server} is on the client's own host, so its gRPC port must be another one than the "
+            f"client's own {own.get('grpc_port')}.",
+            hint="Set QFERRY_TARGET_GRPC_PORT, or FerryOptions(target_grpc_port=...).",
+        )
     given = {**own, "location": None, "host": None, "url": server}
     if options.target_api_key is not None:
         given["api_key"] = options.target_api_key
     if options.target_grpc_port is not None:
         given["grpc_port"] = options.target_grpc_port
     return given
+
+
+def _host(own: Mapping[str, Any]) -> str | None:
+    """The host that a client was made for."""
+    where = own.get("url") or own.get("location") or own.get("host") or "localhost"
+    return urlsplit(where if "//" in where else f"//{where}").hostname
 
 
 def flow_for(kind: Kind, session: Session, method: str, collection: str, arguments: dict[str, Any]) -> Flow[Any]:

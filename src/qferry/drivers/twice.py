@@ -45,7 +45,7 @@ class Twice:
         self._client_for = client_for
         self._places = Places()
         self._lines: dict[str, GrpcLine] = {}
-        self._second: ApiClient | None = None
+        self._own: ApiClient | None = None
         self._making = threading.Lock()
         self._useless = False
 
@@ -88,12 +88,16 @@ class Twice:
             other_metadata = metadata if line is other_line else other_line.metadata()
             return _grpc(line, write, metadata, first), _grpc(other_line, write, other_metadata, second)
         connection = QdrantClient.http.fget(client).client  # type: ignore[attr-defined]
-        request = self._request(connection, write, first)
+        own = self._own or self._new_own(client, connection)
         if first.server == second.server:
-            again = self._second or self._new_second(client, connection)
+            again = own
+            request = self._request(connection, write, first)
             other_request = self._request(again, write, second, like=request)
         else:
-            again = QdrantClient.http.fget(other).client  # type: ignore[attr-defined]
+            # The first connection is held until the other server has answered as well, and that one may hang: reads,
+            # heartbeats and whatever else goes to the client's own server must not wait for it.
+            connection, again = own, QdrantClient.http.fget(other).client  # type: ignore[attr-defined]
+            request = self._request(connection, write, first)
             other_request = self._request(again, write, second)
         type_ = write.arguments["type_"]
         return _rest(connection, request, type_), _rest(again, other_request, type_)
@@ -104,18 +108,18 @@ class Twice:
         http = connection._client  # noqa: SLF001  public on neither client
         return self._places.request(connection, http, write, call.collection, like)
 
-    def _new_second(self, client: QdrantClient, connection: ApiClient) -> ApiClient:
+    def _new_own(self, client: QdrantClient, connection: ApiClient) -> ApiClient:
         """
-        Connections of its own to the client's own server, for second requests.
+        Connections to the client's own server that only dual writes use.
 
         From a common pool every caller might hold one connection and wait for another one, for ever.
         """
         with self._making:
-            if self._second is None:
+            if self._own is None:
                 made: ApiClient = ApiClient(connection.host, **client._client._rest_args)  # type: ignore[attr-defined]  # noqa: SLF001
                 made.middleware = connection.middleware
-                self._second = made
-            return self._second
+                self._own = made
+            return self._own
 
     def _line(self, server: str, client: QdrantClient) -> GrpcLine:
         line = self._lines.get(server)
@@ -128,8 +132,8 @@ class Twice:
     def close(self) -> None:
         """Close the connections of its own."""
         with self._making:
-            if self._second is not None:
-                self._second.close()
+            if self._own is not None:
+                self._own.close()
             for line in self._lines.values():
                 line.close()
 

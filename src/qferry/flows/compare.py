@@ -30,6 +30,8 @@ PAGE_POINTS = 300
 # How many ranges are compared at once, how many points a worker compares before it reports, and how large a range is.
 WORKERS, PIECE_POINTS, RANGE_POINTS, RANGES_MAX = 3, 6_000, 10_000, 256
 SAMPLE_MAX = 2_000
+# The coordinator itself keeps its claim between two pieces, so its own are small.
+OWN_PIECE_POINTS = 1_500
 # More differing points than this and the copy itself is in question: stop looking and say so.
 DIFFERENCES_MAX = 200_000
 # A worker may be lost, or a server not answer, so many times in a row.
@@ -189,10 +191,10 @@ def every_point(co: Coordinator) -> Flow[tuple[int, list[PointId], bool]]:
         idle = [n for n in plan.left if n not in running.values()]
         ended: list[tuple[int, Outcome]] = []
         if len(plan.left) == 1 and idle:
-            ended = [(idle[0], (yield from _outcome(_piece(m, plan, idle[0]).flow())))]
+            ended = [(idle[0], (yield from _outcome(_piece(m, plan, idle[0], OWN_PIECE_POINTS).flow())))]
         else:
             for n in idle[: WORKERS - len(running)]:
-                running[(yield Begin(_piece(m, plan, n)))] = n
+                running[(yield Begin(_piece(m, plan, n, PIECE_POINTS)))] = n
             ended = [(running.pop(number), outcome) for number, outcome in (yield Await(tuple(running), LOOK_S))]
         for n, outcome in ended:
             if isinstance(outcome.error, RemoteFailure) and failures < FAILURES_MAX and not alone:
@@ -207,8 +209,8 @@ def every_point(co: Coordinator) -> Flow[tuple[int, list[PointId], bool]]:
     return plan.copied, differing, not plan.left
 
 
-def _piece(m: Migration, plan: Plan, number: int) -> Piece:
-    return Piece(m, plan.stretches[number].at, plan.stretches[number].end, PIECE_POINTS)
+def _piece(m: Migration, plan: Plan, number: int, points: int) -> Piece:
+    return Piece(m, plan.stretches[number].at, plan.stretches[number].end, points)
 
 
 def _outcome(flow: Flow[Compared]) -> Flow[Outcome]:

@@ -126,6 +126,9 @@ class Coordinator:
         """
         m = self.migration
         old = yield from self._fences()
+        # Whoever is interrupted before the end of the wait leaves the new fence standing, so that the next one waits.
+        # And what one owes oneself must be outlasted also if somebody else has dropped one's fence.
+        must_wait = self._owing = bool(old) or self._owing
         token: str = yield NewId()
         self.fence = m.fence(token[:12])
         yield wire.change_aliases(m.target_url, drop=old, create={self.fence: m.target})
@@ -134,10 +137,11 @@ class Coordinator:
         if (yield from records.read_migration(m.id)).claim != self.token:
             yield wire.change_aliases(m.target_url, drop=[self.fence])
             raise self.claim_gone()
-        if old:
+        if must_wait:
             yield Report("fence", text="waiting until nothing of an earlier coordinator can be under way any more")
             yield Sleep(LANDING_S)
         yield wire.barrier(m.target_url, m.target)
+        self._owing = False
 
     def _fences(self) -> Flow[list[str]]:
         return (yield from self._aliases(self.migration.fence_prefix))

@@ -37,6 +37,8 @@ SAMPLE_MAX = 2_000
 # How many ranges are copied at once, and how many points a worker copies before it reports.
 WORKERS = 4
 PIECE_POINTS = 8_000
+# The coordinator itself keeps its claim between two pieces, so its own are small.
+OWN_PIECE_POINTS = 1_000
 # After so many failures in a row the command gives up; what was copied stays copied.
 FAILURES_MAX = 10
 LOOK_S = 1.0
@@ -225,17 +227,17 @@ class _Backfill:
         """Let pieces be copied; those of them that have ended, by the number of their range."""
         idle = [n for n in self.plan.left if n not in self._running.values()]
         if len(self.plan.left) == 1 and idle:  # nothing to do beside it, so it needs no worker
-            return [(idle[0], (yield from _outcome(self._piece(idle[0]).flow())))]
+            return [(idle[0], (yield from _outcome(self._piece(idle[0], OWN_PIECE_POINTS).flow())))]
         if not self.failed and not self.unread:
             for n in idle[: WORKERS - len(self._running)]:
-                self._running[(yield Begin(self._piece(n)))] = n
+                self._running[(yield Begin(self._piece(n, PIECE_POINTS)))] = n
         ended: list[tuple[int, Outcome]] = yield Await(tuple(self._running), LOOK_S)
         return [(self._running.pop(number), outcome) for number, outcome in ended]
 
-    def _piece(self, number: int) -> Piece:
+    def _piece(self, number: int, points: int) -> Piece:
         m, stretch = self.co.migration, self.plan.stretches[number]
         return Piece(
-            m.source, m.target_url, self.co.fence, stretch.at, stretch.end, PIECE_POINTS, page_points=self.page_points
+            m.source, m.target_url, self.co.fence, stretch.at, stretch.end, points, page_points=self.page_points
         )
 
     def _take(self, number: int, outcome: Outcome) -> None:

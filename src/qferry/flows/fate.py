@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from qferry.errors import Rejected
+from qferry.errors import Misuse, Rejected
 
 
 class Fate(Enum):
@@ -34,8 +34,8 @@ _GRPC_REJECTIONS = frozenset(
         grpc.StatusCode.UNIMPLEMENTED,
     }
 )
-# What upstream raises about arguments, before it sends anything; errors of an answer come wrapped.
-_MISTAKES = (TypeError, AssertionError, ValidationError)
+# What upstream, or qferry, raises before anything is sent; errors of an answer come wrapped.
+_MISTAKES = (TypeError, AssertionError, ValidationError, Misuse)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)  # it never left this process
 _TIMEOUT, _SERVER_ERROR = 408, 500
 

@@ -23,9 +23,9 @@ from qferry.flows.fate import Fate, fate_of
 from qferry.flows.operations import Operation
 from qferry.flows.pages import whole
 from qferry.flows.settle import same
-from qferry.protocol.journal import PointId
+from qferry.protocol.journal import Journal, PointId
 from qferry.protocol.phases import Phase, Side
-from qferry.protocol.records import LEASE_S
+from qferry.protocol.records import LEASE_S, Migration
 from qferry.protocol.session import Route, Session
 
 # How long a write waits for points that another write is about to bring to the target.
@@ -56,9 +56,13 @@ def missing_point(outcome: Outcome) -> bool:
     return outcome.error is not None and fate_of(outcome.error) is Fate.MISSING_POINT
 
 
-def until_brought(session: Session, ids: Sequence[PointId]) -> Flow[None]:
-    """Let a write begin only when no other call of this process is bringing one of its points to the target."""
-    while session.brought and not session.brought.isdisjoint(ids):
+def until_settled(journal: Journal, ids: Sequence[PointId]) -> Flow[None]:
+    """
+    Let a write begin only when no other call of this process waits for one of its points on the target, or brings it.
+
+    What is brought there was read before, and what the other call sends there again was acknowledged to nobody yet.
+    """
+    while journal.waiting and not journal.waiting.keys().isdisjoint(ids):
         yield Sleep(MISSING_RETRY_S)
 
 
@@ -80,19 +84,20 @@ def pass_over_missing(
     if route.migration.phase is not Phase.SWITCHED:
         sent: Outcome = yield from _leave_out_missing(route, side, run, ids, options)
         return Outcome(value=[]) if isinstance(sent.error, Lacking) else sent
+    journal = session.journal(route.migration)
     for point_id in ids:
-        session.waiting[point_id] = session.waiting.get(point_id, 0) + 1
+        journal.waiting[point_id] = journal.waiting.get(point_id, 0) + 1
     try:
-        return (yield from _wait_and_send(session, route, side, run, ids, options))
+        return (yield from _wait_and_send(journal, route, side, run, ids, options))
     finally:
         for point_id in ids:
-            session.waiting[point_id] -= 1
-            if not session.waiting[point_id]:
-                del session.waiting[point_id]
+            journal.waiting[point_id] -= 1
+            if not journal.waiting[point_id]:
+                del journal.waiting[point_id]
 
 
 def _wait_and_send(
-    session: Session,
+    journal: Journal,
     route: Route,
     side: Side,
     run: Sequence[Operation],
@@ -102,34 +107,36 @@ def _wait_and_send(
     presumed = ops.presumed(run)
     undoes_itself = bool(ops.deleted_in_the_end(run))  # then that the source lacks a point says nothing
     began: float = yield Now()
+    sent: Outcome | None = None
     while True:
-        lacking, on_source = yield from _lacking(route, presumed)
+        lacking, on_source = yield from _lacking(route, ids if sent is not None else presumed)
         waited = (yield Now()) - began
         nowhere = not on_source and waited > (MISSING_PATIENCE_S if undoes_itself else MEND_AFTER_S)
-        if not lacking or nowhere:
-            outcome: Outcome = yield from _leave_out_missing(route, side, run, ids, options)
-            if outcome.error is not None:
-                return outcome
-            _, on_source = yield from _lacking(route, ids)
-            if not on_source:
-                return outcome
+        if sent is None and (not lacking or nowhere):
+            sent = yield from _leave_out_missing(route, side, run, ids, options)
+            if sent.error is not None:
+                return sent
+            # Not to be sent once more: others may have written these points since.
+            lacking, on_source = yield from _lacking(route, ids)
+        if sent is not None and not on_source:
+            return sent
         if waited > MISSING_PATIENCE_S:
             return Outcome(error=Lacking(f"it lacks {len(on_source)} of these points"))
-        if waited > MEND_AFTER_S and on_source and _undisturbed(session, route, on_source):
-            error: Exception | None = yield from _bring(session, route, on_source)
+        if waited > MEND_AFTER_S and on_source and _undisturbed(journal, on_source):
+            # It comes from the source, and so with what this run has done there.
+            error: Exception | None = yield from _bring(journal, route, on_source)
             if error is not None:
                 return Outcome(error=error)
         yield Sleep(MISSING_RETRY_S)
 
 
-def _undisturbed(session: Session, route: Route, ids: Sequence[PointId]) -> bool:
+def _undisturbed(journal: Journal, ids: Sequence[PointId]) -> bool:
     """
     Whether no other call of this process brings these points, or has writes to them under way on both sides.
 
     One that waits here as well has written the source already, so what is brought from there includes it.
     """
-    journal = session.journal(route.migration)
-    return session.brought.isdisjoint(ids) and all(journal.in_flight(i) == session.waiting[i] for i in ids)
+    return journal.brought.isdisjoint(ids) and all(journal.in_flight(i) == journal.waiting[i] for i in ids)
 
 
 def _lacking(route: Route, ids: Sequence[PointId]) -> Flow[tuple[list[PointId], list[PointId]]]:
@@ -137,14 +144,23 @@ def _lacking(route: Route, ids: Sequence[PointId]) -> Flow[tuple[list[PointId], 
     if not ids:
         return [], []
     m = route.migration
+    found = yield from present(m, ids)
+    if found is None:
+        return list(ids), list(ids)
+    on_source, on_target = found
+    lacking = [i for i in ids if i not in on_target]
+    return lacking, [i for i in lacking if i in on_source]
+
+
+def present(m: Migration, ids: Sequence[PointId]) -> Flow[tuple[set[PointId], set[PointId]] | None]:
+    """Which of `ids` the source has, and which the target; None if a side is silent."""
     answers = yield Together(
         tuple(wire.retrieve(m.server(s), m.collection(s), ids, payload=False, vector=False) for s in Side)
     )
     if any(answer.error is not None for answer in answers):
-        return list(ids), list(ids)
+        return None
     on_source, on_target = ({point["id"] for point in answer.value} for answer in answers)
-    lacking = [i for i in ids if i not in on_target]
-    return lacking, [i for i in lacking if i in on_source]
+    return on_source, on_target
 
 
 def _leave_out_missing(
@@ -176,7 +192,7 @@ def _leave_out_missing(
     return Outcome(error=Lacking("points of this write come and go on it"))
 
 
-def _bring(session: Session, route: Route, ids: Sequence[PointId]) -> Flow[Exception | None]:
+def _bring(journal: Journal, route: Route, ids: Sequence[PointId]) -> Flow[Exception | None]:
     """
     Bring points that the target lacks over from the source, as they are; the error if that failed, or may have.
 
@@ -185,10 +201,10 @@ def _bring(session: Session, route: Route, ids: Sequence[PointId]) -> Flow[Excep
     cannot see.  The points are in flight until this write ends, so what it overtakes is checked afterwards; and they
     go through a door that `verify` changes and `finish` closes, so a process that is stopped in here for an hour
     finds it gone (docs/adr/0005).  Another write may come in between, so it looks again until both sides are equal;
-    other writes of this process to these points wait (`until_brought`).
+    other writes of this process to these points wait (`until_settled`).
     """
     m = route.migration
-    session.brought.update(ids)
+    journal.brought.update(ids)
     try:
         for _ in range(MEND_ROUNDS):
             answers = yield Together(tuple(wire.retrieve(m.server(s), m.collection(s), ids) for s in Side))
@@ -202,12 +218,12 @@ def _bring(session: Session, route: Route, ids: Sequence[PointId]) -> Flow[Excep
             requests += [wire.delete(m.target_url, m.mend, {"points": gone})] if gone else []
             if not requests:
                 return None
-            for sent in (yield Together(tuple(requests))):
-                if isinstance(sent.error, Rejected) and sent.error.missing:
-                    return Lacking(f"it lacks {len(ids)} of these points, and they may not be brought just now")
-                if sent.error is not None and fate_of(sent.error) is Fate.UNKNOWN:
-                    error: Exception = sent.error
-                    return error
+            errors = [sent.error for sent in (yield Together(tuple(requests))) if sent.error is not None]
+            unknown: Exception | None = next((e for e in errors if fate_of(e) is Fate.UNKNOWN), None)
+            if unknown is not None:
+                return unknown
+            if any(isinstance(e, Rejected) and e.missing for e in errors):
+                return Lacking(f"it lacks {len(ids)} of these points, and they may not be brought just now")
         return None
     finally:
-        session.brought.difference_update(ids)
+        journal.brought.difference_update(ids)

@@ -254,19 +254,22 @@ def makes_points(operation: Operation) -> bool:
     return mode is None or str(getattr(mode, "value", mode)) != "update_only"
 
 
-def deleted_in_the_end(run: Sequence[Operation]) -> list[Operation]:
-    """The deletes of a run that nothing later in it undoes; a filter stands alone in its run."""
-    (*_, last) = run
-    if isinstance(last, models.DeleteOperation) and filter_of(last) is not None:
-        return [last]
+def deleted_in_the_end(run: Sequence[Operation], chosen: Sequence[PointId] = ()) -> list[PointId]:
+    """
+    The ids that a run deletes and does not make anew after that.
+
+    Args:
+        run: The operations; a filter stands alone in its run.
+        chosen: What the filter, if there is one, has been resolved to.
+    """
     ids: dict[PointId, None] = {}
     for operation in run:
         if isinstance(operation, models.DeleteOperation):
-            ids.update(dict.fromkeys(ids_of(operation)))
+            ids.update(dict.fromkeys(chosen if filter_of(operation) is not None else ids_of(operation)))
         elif makes_points(operation):
             for point_id in ids_of(operation):
                 ids.pop(point_id, None)
-    return [models.DeleteOperation(delete=models.PointIdsList(points=list(ids)))] if ids else []
+    return list(ids)
 
 
 def _with_filter(operation: Operation, chosen: models.Filter) -> Operation:

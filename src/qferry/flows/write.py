@@ -26,7 +26,8 @@ from qferry.flows.missing import (
     batches,
     missing_point,
     pass_over_missing,
-    until_brought,
+    present,
+    until_settled,
 )
 from qferry.flows.operations import Operation
 from qferry.flows.routed import one_place, one_sided, routed
@@ -41,6 +42,8 @@ RESOLVE_POINTS = 1000
 _OPTIONS = ("ordering", "timeout")
 # Between two tries of an upload's piece, or of a call that waits for the next command, in seconds.
 RETRY_S = 0.2
+# How often a delete is sent again of which points have come back.
+DELETES_MAX = 3
 # How long a call tries again that found the target to lack a point which nobody may bring just now: rather late than
 # failed because of the migration.
 LACKING_PATIENCE_S = 30.0
@@ -264,7 +267,7 @@ def _send(
     m = route.migration
     journal = session.journal(m)
     sides = _sides(route)
-    yield from until_brought(session, ids)
+    yield from until_settled(journal, ids)
     doubt: Doubt | None = Doubt(map(m.server, sides))  # until the answers say otherwise
     journal.begin(ids)
     try:
@@ -275,7 +278,7 @@ def _send(
         if len(outcomes) > 1 and outcomes[0].error is None and missing_point(outcomes[1]):
             outcomes[1] = yield from pass_over_missing(session, route, sides[1], run, ids, options)
         if m.phase is Phase.SWITCHED and all(outcome.error is None for outcome in outcomes):
-            yield from _delete_again(route, sides, run, options, outcomes, began)
+            yield from _delete_again(route, sides, run, ids, options, outcomes, began)
         unknown = [m.server(side) for side, outcome in zip(sides, outcomes, strict=True) if _in_doubt(outcome)]
         doubt = Doubt(unknown) if unknown else None
     finally:
@@ -296,6 +299,7 @@ def _delete_again(
     route: Route,
     sides: Sequence[Side],
     run: Sequence[Operation],
+    ids: Sequence[PointId],
     options: Mapping[str, Any],
     outcomes: list[Outcome],
     began: float,
@@ -305,17 +309,22 @@ def _delete_again(
 
     Whoever finds that the target lacks a point of the source brings it after `MEND_AFTER_S` (flows/missing.py).  If
     it lacks the point because this very delete has reached the target and not yet the source, that undoes it there.
-    The call is not over, so deleting again is only deleting later.  An outcome that is not a success replaces the
-    first one.
+    The call is not over, so deleting that again is only deleting later.  An outcome that is not a success replaces the
+    first one.  Should it happen time and again, the rest is left to the journal.
     """
-    deletes = ops.deleted_in_the_end(run)
-    while deletes:
+    deleted = ops.deleted_in_the_end(run, ids)
+    for _ in range(DELETES_MAX):
         now: float = yield Now()
         # By this process's clock, which may differ in rate from that of the one which waited.
-        if now - began < 0.8 * MEND_AFTER_S:
+        if not deleted or now - began < 0.8 * MEND_AFTER_S:
             return
         began = now
-        again: list[Outcome] = yield Together(batches(route, sides, deletes, options))
+        found = yield from present(route.migration, deleted)
+        back = deleted if found is None else [i for i in deleted if i in found[1] and i not in found[0]]
+        if not back:
+            return
+        delete = models.DeleteOperation(delete=models.PointIdsList(points=[*back]))
+        again: list[Outcome] = yield Together(batches(route, sides, [delete], options))
         for n, outcome in enumerate(again):
             if outcome.error is not None:
                 outcomes[n] = outcome

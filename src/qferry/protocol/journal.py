@@ -32,6 +32,8 @@ class Journal:
     _in_flight: dict[PointId, int] = field(default_factory=dict)
     _ended: dict[PointId, int] = field(default_factory=dict)
     _doubts: list[tuple[Doubt, tuple[PointId, ...]]] = field(default_factory=list)
+    waiting: dict[PointId, int] = field(default_factory=dict)  # how many writes wait for a point to be on the target
+    brought: set[PointId] = field(default_factory=set)  # points that one of them is bringing there just now
 
     def begin(self, ids: Iterable[PointId]) -> None:
         """Note that a write to `ids` is about to be sent."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from qferry.protocol.doubt import Doubt
-from qferry.protocol.journal import Journal, PointId
+from qferry.protocol.journal import Journal
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, Routing, Side
 from qferry.protocol.records import HOME, LEASE_S, Migration, Pins, WritePolicy, Writer, suspicion_name
 
@@ -139,8 +139,6 @@ class Session:
     calls: int = 0
     calls_at_last_beat: int = 0
     acked: dict[str, int] = field(default_factory=dict)
-    waiting: dict[PointId, int] = field(default_factory=dict)  # how many calls wait for a point to be on the target
-    brought: set[PointId] = field(default_factory=set)  # points that one of them is bringing there just now
     journal_before: bool = False  # make ids durable before each write, for those who pay the round trip
 
     def valid(self, now: float) -> bool:
