@@ -35,8 +35,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
 import httpx
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ApiException
 
 from qferry import FerryClient, commands
 from qferry.commands import Connection
@@ -71,6 +73,7 @@ class Times:
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)  # of this process, per call; the mean of each turn
+    failed: int = 0  # calls that ended in an error; not in `wall`
 
 
 def measure(kinds: Mapping[str, Kind], callers: int, rounds: int) -> dict[str, Times]:
@@ -89,7 +92,8 @@ def measure(kinds: Mapping[str, Kind], callers: int, rounds: int) -> dict[str, T
                 mine = [timed(kinds[name], rnd) for _ in range(CALLS_PER_TURN)]
                 barrier.wait()
                 if count:  # the first round warms up
-                    times[name].wall += mine
+                    times[name].wall += [seconds for seconds in mine if seconds is not None]
+                    times[name].failed += mine.count(None)
                     if number == 0:
                         times[name].cpu.append((time.process_time() - began_cpu) / callers / CALLS_PER_TURN)
 
@@ -101,10 +105,19 @@ def measure(kinds: Mapping[str, Kind], callers: int, rounds: int) -> dict[str, T
     return times
 
 
-def timed(call: Kind, rnd: random.Random) -> float:
-    """Return how long a call takes, in seconds."""
+def timed(call: Kind, rnd: random.Random) -> float | None:
+    """
+    Return how long a call takes, in seconds; None if it fails.
+
+    A plain client with upstream's defaults for loopback may fail by itself when many threads share it: one of them
+    closes the idle connection that another one has just been given.
+    """
     began = time.perf_counter()
-    call(rnd)
+    try:
+        call(rnd)
+    except (ApiException, grpc.RpcError) as error:
+        print(f"a call has failed: {error!r}", file=sys.stderr)
+        return None
     return time.perf_counter() - began
 
 
@@ -118,6 +131,7 @@ def summary(times: Mapping[str, Times], baseline: str) -> dict[str, dict[str, fl
             "ratio": round(statistics.median(found.wall) / wall, 3),
             "cpu_ms": round(statistics.median(found.cpu) * 1e3, 3),
             "cpu_ratio": round(statistics.median(found.cpu) / cpu, 3),
+            "failed": found.failed,
         }
         for name, found in times.items()
     }
