@@ -138,7 +138,7 @@ def test_reads_of_every_process_are_on_the_target_after_finish(
 def test_flags_are_shown_in_the_status(migrating: Migrating, open_ferry: Callable[..., Caller]) -> None:
     """An operator sees which process is pinned."""
     client = pinned(open_ferry, dual_write=False, new_reads=True)
-    client.count(migrating.source)
     migrating.start()
+    client.count(migrating.source)
     told = {writer.pins.describe() for writer in migrating.status.writers}
     assert "ENABLE_DUAL_WRITE=false, ENABLE_NEW_READS=true" in told
