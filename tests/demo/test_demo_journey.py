@@ -26,7 +26,7 @@ def test_command_carries_the_server_and_asks_for_json() -> None:
     command = Coordinator("http://127.0.0.1:6333")._command("switch", "a", "--percent", "10")
     assert command == [
         sys.executable, "-m", "qferry", "switch", "a", "--percent", "10",
-        "--url", "http://127.0.0.1:6333", "--json",
+        "--url", "http://127.0.0.1:6333", "--grpc-port", "0", "--json",
     ]  # fmt: skip
 
 

@@ -12,16 +12,17 @@ from typing import Any
 from unittest.mock import patch
 
 from qferry.control import records, wire
-from qferry.errors import RemoteFailure
 from qferry.flows import heartbeat
 from qferry.flows.coordinator import Coordinator
-from qferry.flows.effects import Flow, Now, Request
+from qferry.flows.copy import Copied, _Backfill
+from qferry.flows.effects import Flow, Now, Outcome, Request
 from qferry.protocol.journal import Flush, Journal
 from qferry.protocol.records import Writer
 from qferry.protocol.session import Session
 
 _SHIPPED_DELETE = wire.delete
 _SHIPPED_FLUSH = heartbeat.flush_all
+_SHIPPED_TAKE = _Backfill._take
 _SHIPPED_END = Journal.end
 
 
@@ -110,14 +111,12 @@ def not_waiting_for_acknowledgements(self: Coordinator, epoch: int, *, seen: boo
     return listed
 
 
-@variant(Coordinator, "write_target", "copy, an answer lost")
-def taking_no_answer_for_done(self: Coordinator, request: Request) -> Flow[bool]:
+@variant(_Backfill, "_take", "copy, an answer lost")
+def taking_no_answer_for_done(self: _Backfill, number: int, outcome: Outcome) -> None:
     """Go on after a lost answer as if the page had been written."""
-    try:
-        yield request
-    except RemoteFailure:
-        return True
-    return True
+    if outcome.error is not None:
+        outcome = Outcome(Copied(0, None, 1, done=True))
+    _SHIPPED_TAKE(self, number, outcome)
 
 
 @variant(Journal, "end", "settle, an answer lost")

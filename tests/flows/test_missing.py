@@ -5,7 +5,7 @@ from typing import Any
 
 from playing import MIGRATION, Play, session
 from qdrant_client import models
-from test_write import MISSING, results
+from test_write import FILTER, MISSING, results
 
 from qferry.errors import Rejected, Unreachable
 from qferry.flows import missing
@@ -244,3 +244,25 @@ def test_deleted_in_the_end_is_what_nothing_later_makes_anew() -> None:
     assert ops.deleted_in_the_end([DELETE, UPSERT]) == [2]
     assert ops.deleted_in_the_end([DELETE_WHERE], [5, 7]) == [5, 7]
     assert ops.deleted_in_the_end([SET]) == []
+
+
+def test_what_a_filter_has_deleted_is_deleted_again_only_if_it_still_matches() -> None:
+    """Seed 9012247: another process had written the point since, with a value that the filter does not choose."""
+
+    def answer(effect: Request | Call) -> Any:
+        if isinstance(effect, Call):
+            return results(count=len(effect.kwargs["update_operations"]))
+        play.now += MEND_AFTER_S
+        return (
+            Unreachable("No answer.") if effect.op == "retrieve" else {"points": [{"id": 1}], "next_page_offset": None}
+        )
+
+    def slow(effect: Request | Call) -> Any:
+        play.now += MEND_AFTER_S
+        return answer(effect)
+
+    play = Play(slow)
+    play.run(write(session(SWITCHED), "delete", "a", {"points_selector": FILTER}))
+    sent = [operation.delete for batch in batches(play, "b") for operation in batch]
+    assert len(sent) == 1 + DELETES_MAX
+    assert all(isinstance(selector, models.FilterSelector) for selector in sent)

@@ -323,7 +323,13 @@ def _delete_again(
         back = deleted if found is None else [i for i in deleted if i in found[1] and i not in found[0]]
         if not back:
             return
-        delete = models.DeleteOperation(delete=models.PointIdsList(points=[*back]))
+        # What a filter has chosen is deleted only if it still matches: others may have written it since.
+        chosen = ops.filter_of(run[-1]) is not None
+        delete = (
+            ops.narrowed(run[-1], back)
+            if chosen
+            else models.DeleteOperation(delete=models.PointIdsList(points=[*back]))
+        )
         again: list[Outcome] = yield Together(batches(route, sides, [delete], options))
         for n, outcome in enumerate(again):
             if outcome.error is not None:
