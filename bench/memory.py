@@ -42,6 +42,7 @@ def measure(count: int) -> dict[str, float]:
         client.upload_points(SOURCE, points(count), batch_size=1000, wait=True)
         client.close()
         command = [sys.executable, "-m", "qferry", "run", SOURCE, TARGET, "--url", server.url, "--json"]
+        command += ["--grpc-port", str(server.grpc_port)]
         began = time.monotonic()
         with tempfile.TemporaryFile() as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
