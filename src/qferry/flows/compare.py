@@ -19,17 +19,17 @@ from qferry.errors import RemoteFailure
 from qferry.flows.configuration import is_replicated
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Await, Begin, Flow, Outcome, Report, Together
+from qferry.flows.ranges import carried_out_here, drawn
 from qferry.flows.settle import check, content, dumped
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Side
-from qferry.protocol.ranges import Plan, position, split
-from qferry.protocol.records import HOME, Migration
+from qferry.protocol.ranges import Plan, position
+from qferry.protocol.records import Migration
 from qferry.transfer.fidelity import settled_payload
 
 PAGE_POINTS = 300
 # How many ranges are compared at once, how many points a worker compares before it reports, and how large a range is.
 WORKERS, PIECE_POINTS, RANGE_POINTS, RANGES_MAX = 3, 6_000, 10_000, 256
-SAMPLE_MAX = 2_000
 # The coordinator itself keeps its claim between two pieces, so its own are small.
 OWN_PIECE_POINTS = 1_500
 # More differing points than this and the copy itself is in question: stop looking and say so.
@@ -178,12 +178,7 @@ def every_point(co: Coordinator) -> Flow[tuple[int, list[PointId], bool]]:
     """
     m = co.migration
     alone = is_replicated(m.overrides)
-    parts = 1 if alone else max(1, min(RANGES_MAX, m.expected_points // RANGE_POINTS))
-    sample: list[PointId] = []
-    if parts > 1:
-        found = yield wire.sample(HOME, m.source, min(SAMPLE_MAX, 20 * parts))
-        sample = [point["id"] for point in found["points"]]
-    plan = Plan.of(split(sample, parts))
+    plan = yield from drawn(m, 1 if alone else min(RANGES_MAX, m.expected_points // RANGE_POINTS))
     differing: list[PointId] = []
     running: dict[int, int] = {}
     failures = 0
@@ -191,7 +186,7 @@ def every_point(co: Coordinator) -> Flow[tuple[int, list[PointId], bool]]:
         idle = [n for n in plan.left if n not in running.values()]
         ended: list[tuple[int, Outcome]] = []
         if len(plan.left) == 1 and idle:
-            ended = [(idle[0], (yield from _outcome(_piece(m, plan, idle[0], OWN_PIECE_POINTS).flow())))]
+            ended = [(idle[0], (yield from carried_out_here(_piece(m, plan, idle[0], OWN_PIECE_POINTS).flow())))]
         else:
             for n in idle[: WORKERS - len(running)]:
                 running[(yield Begin(_piece(m, plan, n, PIECE_POINTS)))] = n
@@ -211,11 +206,3 @@ def every_point(co: Coordinator) -> Flow[tuple[int, list[PointId], bool]]:
 
 def _piece(m: Migration, plan: Plan, number: int, points: int) -> Piece:
     return Piece(m, plan.stretches[number].at, plan.stretches[number].end, points)
-
-
-def _outcome(flow: Flow[Compared]) -> Flow[Outcome]:
-    """Carry a piece out here and now."""
-    try:
-        return Outcome((yield from flow))
-    except Exception as error:  # noqa: BLE001  that is what an Outcome is for
-        return Outcome(error=error)

@@ -20,9 +20,10 @@ from qferry.errors import FerryError, Rejected, RemoteFailure
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Await, Begin, Flow, NewId, Now, Outcome, Report, Request, Together
 from qferry.flows.pages import Page, as_page, to_write, whole
+from qferry.flows.ranges import carried_out_here, drawn
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Event, Phase
-from qferry.protocol.ranges import Plan, position, split
+from qferry.protocol.ranges import Plan, position
 from qferry.protocol.records import HOME, dashed
 
 # A page is about this large: larger ones were slower to copy (transfer/channel.py).  REST takes requests up to 32 MB.
@@ -33,7 +34,6 @@ _REQUEST_BYTES_MAX = 24_000_000
 SLOW_S = 2.0
 # A range has at least so many points, and a plan at most so many ranges.
 RANGE_POINTS, RANGES_MAX = 10_000, 256
-SAMPLE_MAX = 2_000
 # How many ranges are copied at once, and how many points a worker copies before it reports.
 WORKERS = 4
 PIECE_POINTS = 8_000
@@ -176,12 +176,7 @@ def _plan(co: Coordinator) -> Flow[Plan]:
     m = co.migration
     if m.plan and (known := (yield from records.read_plan(m.plan))) is not None:
         return known
-    parts = min(RANGES_MAX, m.expected_points // RANGE_POINTS)
-    sample: list[PointId] = []
-    if parts > 1:
-        found = yield wire.sample(HOME, m.source, min(SAMPLE_MAX, 20 * parts))
-        sample = [point["id"] for point in found["points"]]
-    plan = Plan.of(split(sample, max(parts, 1)))
+    plan = yield from drawn(m, min(RANGES_MAX, m.expected_points // RANGE_POINTS))
     # Under a name of its own: one that an overtaken coordinator writes late is named by no record.
     token: str = yield NewId()
     yield records.put(dashed(token), plan.to_payload(m.id))
@@ -227,7 +222,7 @@ class _Backfill:
         """Let pieces be copied; those of them that have ended, by the number of their range."""
         idle = [n for n in self.plan.left if n not in self._running.values()]
         if len(self.plan.left) == 1 and idle:  # nothing to do beside it, so it needs no worker
-            return [(idle[0], (yield from _outcome(self._piece(idle[0], OWN_PIECE_POINTS).flow())))]
+            return [(idle[0], (yield from carried_out_here(self._piece(idle[0], OWN_PIECE_POINTS).flow())))]
         if not self.failed and not self.unread:
             for n in idle[: WORKERS - len(self._running)]:
                 self._running[(yield Begin(self._piece(n, PIECE_POINTS)))] = n
@@ -261,11 +256,3 @@ class _Backfill:
 
 def _is_settled(error: RemoteFailure) -> bool:
     return isinstance(error, Rejected) and (error.missing or error.final)
-
-
-def _outcome(flow: Flow[Copied]) -> Flow[Outcome]:
-    """Carry a piece out here and now."""
-    try:
-        return Outcome((yield from flow))
-    except Exception as error:  # noqa: BLE001  that is what an Outcome is for
-        return Outcome(error=error)
