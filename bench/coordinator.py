@@ -22,7 +22,7 @@ from bench.child import BenchError
 from bench.place import Place
 from qferry import cli
 from qferry.cli.app import app
-from qferry.commands import Connection
+from qferry.connection import Connection
 from qferry.flows.lifecycle import ensure_control_collection
 
 # What a child is told to do: the words after `qferry`.

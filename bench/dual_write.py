@@ -41,7 +41,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException
 
 from qferry import FerryClient, commands
-from qferry.commands import Connection
+from qferry.connection import Connection
 from qferry.server import QdrantServer
 
 DIMENSIONS = 384

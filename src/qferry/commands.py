@@ -9,137 +9,32 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import shlex
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
-from qdrant_client import QdrantClient
-
+from qferry import planning
+from qferry.connection import Connection, Reporter
 from qferry.control import records, wire
 from qferry.drivers.blocking import BlockingDriver
 from qferry.errors import FerryError, Refused, Rejected
 from qferry.flows import configuration, lifecycle
 from qferry.flows.cluster import on_cluster
 from qferry.flows.coordinator import Coordinator, claim
-from qferry.flows.copy import PAGE_POINTS_MAX, copy
-from qferry.flows.effects import Flow, Json, Report, Today
+from qferry.flows.copy import copy
+from qferry.flows.effects import Flow, Json, Today
 from qferry.flows.settle import drain_well
 from qferry.flows.verify import Verification
 from qferry.flows.verify import verify as verify_flow
-from qferry.flows.write import RESOLVE_POINTS
-from qferry.naming import CollectionNaming, Proposal, check_collection_name
+from qferry.naming import CollectionNaming, Proposal
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, out_of_order
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, WritePolicy, Writer
-from qferry.transfer.channel import GRPC_PORT, Channel
-from qferry.transfer.pages import Pages
 
 T = TypeVar("T")
-Reporter = Callable[[Report], None]
 
-# Before 1.14 a scroll under load may lose points (qdrant#6289), and every check rests on scrolls; tests run on 1.16.3.
-OLDEST_SERVER = (1, 14)
 DEFAULT_SAFETY_DAYS = 30.0
-# How many copies of a point a target on a cluster may have (docs/adr/0009).
-COPIES = (1, 2)
-# The largest pages and conditions of the protocol, by the name of the limit that may forbid them.
-STRICT_MODE_NEEDS = {
-    "max_query_limit": PAGE_POINTS_MAX,
-    "upsert_max_batchsize": PAGE_POINTS_MAX,
-    "condition_max_size": RESOLVE_POINTS,
-    "filter_max_conditions": 10,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Connection:
-    """
-    How to reach the servers.
-
-    Args:
-        url: The source's server, where the records are.
-        api_key: Its key, with the right to manage.
-        target_url: The target's server, if that is another one.
-        target_api_key: Its key; by default the source's.
-        timeout_s: Deadline of one request, in seconds.
-        grpc_port: Where the source's server listens for gRPC; 0: pages go by REST, several times slower.
-        target_grpc_port: The same of the target's server, if that is another one.
-    """
-
-    url: str
-    api_key: str | None = field(default=None, repr=False)
-    target_url: str = HOME
-    target_api_key: str | None = field(default=None, repr=False)
-    timeout_s: int = 60
-    grpc_port: int = GRPC_PORT
-    target_grpc_port: int = GRPC_PORT
-
-    def channel(self, server: str) -> Channel:
-        """A gRPC channel to a server."""
-        home = server == HOME
-        return Channel(
-            server or self.url,
-            grpc_port=self.grpc_port if home else self.target_grpc_port,
-            api_key=self.api_key if home else self.target_api_key or self.api_key,
-            timeout_s=float(self.timeout_s),
-            whose="server" if home else "target's server",
-        )
-
-    @contextlib.contextmanager
-    def pages(self, migration: Migration, report: Reporter) -> Iterator[Pages | None]:
-        """What carries a migration's pages by gRPC; None where that is not wanted or possible."""
-        if not self.grpc_port or (migration.target_url and not self.target_grpc_port):
-            yield None
-            return
-        pages = Pages(self.channel, migration)
-        try:
-            if pages.usable:
-                yield pages
-            else:
-                report(Report("rest", text="no gRPC at that port: points go by REST, several times slower"))
-                yield None
-        finally:
-            pages.close()
-
-    @contextlib.contextmanager
-    def driver(self, report: Reporter = lambda _: None) -> Iterator[BlockingDriver]:
-        """A driver on fresh connections, closed afterwards."""
-        clients: dict[str, QdrantClient] = {}
-
-        def client_for(server: str) -> QdrantClient:
-            if server not in clients:
-                key = self.api_key if server == HOME else self.target_api_key or self.api_key
-                clients[server] = QdrantClient(
-                    url=server or self.url, api_key=key, timeout=self.timeout_s, check_compatibility=False
-                )
-            return clients[server]
-
-        driver = BlockingDriver(client_for, report=report)
-        try:
-            yield driver
-        finally:
-            driver.close()
-            for client in clients.values():
-                client.close()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a migration of one collection would be."""
-
-    source: str
-    target: str
-    points: int
-    server_version: str
-    shards: int
-    indexes: tuple[str, ...]
-    aliases: tuple[str, ...]
-    asked_for: str  # the name that was given, where that is an alias
-    target_exists: bool
-    steps: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -199,28 +94,10 @@ def me() -> str:
     return f"{socket.gethostname()} pid {os.getpid()}"
 
 
-def server_version(server: str) -> Flow[str]:
-    """
-    The version of a server.
-
-    Raises:
-        Refused: It is older than what the protocol was written for.
-    """
-    answer = yield wire.version(server)
-    found = str(answer.get("version")) if isinstance(answer, dict) else ""
-    if "qdrant" not in str(answer).lower():
-        raise Refused("What answers at that URL is not a Qdrant server.", hint="Check the URL and the port.")
-    numbers = tuple(int(n) for n in re.findall(r"\d+", found)[:2])
-    if numbers < OLDEST_SERVER:
-        oldest = ".".join(map(str, OLDEST_SERVER))
-        raise Refused(f"The server runs Qdrant {found}; qferry needs {oldest} or newer.", hint="Upgrade it first.")
-    return found
-
-
 def survey(connection: Connection, naming: CollectionNaming) -> Survey:
     """Find every collection with a legacy name and propose its canonical one. Changes nothing."""
     with connection.driver() as driver:
-        driver.run(server_version(HOME))
+        driver.run(planning.server_version(HOME))
         listed = _one(driver, wire.collections(HOME))
         names = [c["name"] for c in listed["collections"] if not c["name"].startswith(CONTROL_COLLECTION)]
         return Survey(tuple(naming.proposals(names)), len(names))
@@ -233,7 +110,7 @@ def _one(driver: BlockingDriver, request: Any) -> Any:
     return driver.run(flow())
 
 
-def plan(connection: Connection, source: str, target: str, overrides: Mapping[str, Any] | None = None) -> Plan:
+def plan(connection: Connection, source: str, target: str, overrides: Mapping[str, Any] | None = None) -> planning.Plan:
     """
     Read everything a migration needs to know and say what would happen. Changes nothing.
 
@@ -242,157 +119,7 @@ def plan(connection: Connection, source: str, target: str, overrides: Mapping[st
         InvalidName: A name no server would accept.
     """
     with connection.driver() as driver:
-        return driver.run(_plan(connection, source, target, overrides or {}))
-
-
-def _plan(connection: Connection, asked_for: str, target: str, overrides: Mapping[str, Any]) -> Flow[Plan]:
-    check_collection_name(target)
-    version = yield from server_version(HOME)
-    other = connection.target_url
-    yield from _single_node(HOME)
-    if other:
-        yield from server_version(other)
-        nodes = yield from _nodes(other)
-        _right_for_cluster(nodes, overrides)
-    listed = (yield wire.aliases(HOME))["aliases"]
-    source = next((a["collection_name"] for a in listed if a["alias_name"] == asked_for), asked_for)
-    if source == target and not other:
-        raise Refused(f"Source and target are the same collection, `{source}`.", hint="Give the target another name.")
-    try:
-        info = yield wire.info(HOME, source)
-    except Rejected as error:
-        if not error.missing:
-            raise
-        raise Refused(
-            f"There is no collection `{source}` on this server.", hint="`qferry plan` lists those with legacy names."
-        ) from error
-    if info["config"]["params"].get("sharding_method") == "custom":
-        raise Refused(
-            f"`{source}` uses custom sharding, which is not supported yet.",
-            hint="Points in different shard keys may share an id; this version would merge them.",
-        )
-    _refuse_strict_limits(source, info)
-    if other and source != target:
-        yield from _name_is_free_at_home(target, listed)
-    body = configuration.to_create(info, overrides)
-    target_exists = yield from _target_is_free(other, target)
-    count = (yield wire.count(HOME, source))["count"]
-    aliases = tuple(
-        a["alias_name"]
-        for a in listed
-        if a["collection_name"] == source and not a["alias_name"].startswith(CONTROL_COLLECTION)
-    )
-    return Plan(
-        source=source,
-        target=target,
-        points=count,
-        server_version=version,
-        shards=body.get("shard_number", 1),
-        indexes=tuple(configuration.indexes(info)),
-        aliases=aliases,
-        asked_for=asked_for,
-        target_exists=target_exists,
-        steps=tuple(
-            shlex.join(step.split() + words) + (f" --target-url {shlex.quote(other)}" if other else "")
-            for step, words in (
-                ("qferry start", [source, target]),
-                ("qferry backfill", [source]),
-                ("qferry verify", [source]),
-                ("qferry switch --percent 100", [source]),
-                ("qferry finish", [source]),
-                ("qferry cleanup", [source]),
-            )
-        ),
-    )
-
-
-def _nodes(server: str) -> Flow[int]:
-    """How many nodes a server has; one that knows nothing of clusters is one."""
-    return len((yield wire.cluster(server)).get("peers") or {}) or 1
-
-
-def _single_node(server: str) -> Flow[None]:
-    """Refuse a source on a cluster (docs/adr/0009)."""
-    nodes = yield from _nodes(server)
-    if nodes > 1:
-        raise Refused(
-            f"The source's server is a cluster of {nodes} nodes. Records and journal live next to the source, and "
-            "while copies of them are restored no read is sure to show every record that was acknowledged.",
-            hint="A cluster can be the target only; nothing was changed.",
-        )
-
-
-def _right_for_cluster(nodes: int, overrides: Mapping[str, Any]) -> None:
-    """Refuse a target whose number of copies is not said on a cluster, or is more than can be told apart."""
-    copies = overrides.get("replication_factor")
-    if nodes == 1 and copies is not None:
-        raise Refused(
-            "The target's server is a single node, so replication_factor means nothing there.",
-            hint="Leave it out.",
-        )
-    if nodes > 1 and copies not in COPIES:
-        raise Refused(
-            f"The target's server is a cluster of {nodes} nodes, and each point can have one copy there or two; of "
-            "three, no read would show a point that a single copy has kept.",
-            hint="Say which with --set replication_factor=2; shard_number and write_consistency_factor may be set too.",
-        )
-
-
-def _still_as_planned(m: Migration) -> Flow[None]:
-    """Refuse to go on when a single node has become a cluster since, which nothing here would notice."""
-    yield from _single_node(HOME)
-    if m.target_url and not configuration.is_replicated(m.overrides) and (yield from _nodes(m.target_url)) > 1:
-        raise Refused(
-            "The target's server has become a cluster since the migration was planned for a single node.",
-            hint="Remove the other nodes, or abort and start again with --set replication_factor.",
-        )
-
-
-def _refuse_strict_limits(source: str, info: Json) -> None:
-    """Refuse a source whose strict mode forbids what clients and coordinator do while it migrates."""
-    strict = info["config"].get("strict_mode_config") or {}
-    if not strict.get("enabled"):
-        return
-    for name, needed in STRICT_MODE_NEEDS.items():
-        if strict.get(name) is not None and strict[name] < needed:
-            raise Refused(
-                f"The strict mode of `{source}` sets {name} to {strict[name]}, and a migration needs {needed}.",
-                hint="Raise that limit while the migration lasts.",
-            )
-
-
-def _name_is_free_at_home(target: str, aliases: list[Json]) -> Flow[None]:
-    """
-    Refuse a target on another server if the source's server knows the name too.
-
-    Applications call by either name, so calls for an unrelated collection of that name would be taken for the target's.
-    """
-    taken = (yield wire.exists(HOME, target))["exists"] or target in [a["alias_name"] for a in aliases]
-    if taken:
-        raise Refused(
-            f"The source's server has a collection or alias `{target}` of its own.", hint="Choose another name."
-        )
-
-
-def _target_is_free(server: str, target: str) -> Flow[bool]:
-    """Whether an empty target exists already; refuses one that is not free."""
-    aliases = (yield wire.aliases(server))["aliases"]
-    real = next((a["collection_name"] for a in aliases if a["alias_name"] == target), None)
-    if real is not None:
-        raise Refused(
-            f"The target's name `{target}` is an alias of `{real}`.", hint="Choose another name, or remove the alias."
-        )
-    if not (yield wire.exists(server, target))["exists"]:
-        return False
-    if (yield wire.count(server, target))["count"]:
-        raise Refused(
-            f"The target `{target}` exists and is not empty, and no migration of yours made it.",
-            hint="Choose another name; qferry writes into no collection that it has not begun itself.",
-        )
-    raise Refused(
-        f"The target `{target}` exists already.",
-        hint="Delete the empty collection or choose another name; qferry creates the target itself.",
-    )
+        return driver.run(planning.plan(connection.target_url, source, target, overrides or {}))
 
 
 def start(
@@ -423,7 +150,7 @@ def start(
                 hint="Repeat them exactly, or give that one up with `qferry abort`.",
             )
         if migration is None:  # otherwise an earlier start was interrupted: go on with it
-            planned = driver.run(_plan(connection, source, target, overrides or {}))
+            planned = driver.run(planning.plan(connection.target_url, source, target, overrides or {}))
             driver.run(lifecycle.ensure_control_collection())
             migration = driver.run(
                 lifecycle.record(
@@ -467,7 +194,7 @@ def _coordinate(
         migration = lifecycle.one_of(driver.run(records.migrations()), source)
         with _claimed(driver, migration, at_once=at_once) as co:
             if migration.phase in JOURNALLED and not at_once:
-                driver.run(_still_as_planned(migration))
+                driver.run(planning.still_as_planned(migration))
             on_target = not at_once and configuration.is_replicated(migration.overrides)
             with connection.pages(co.migration, report) if by_pages else contextlib.nullcontext() as driver.pages:
                 return driver.run(on_cluster(co, flow(co)) if on_target else flow(co)), co.migration
@@ -597,7 +324,7 @@ def status(connection: Connection, source: str | None = None) -> tuple[Status, .
         return Status(m, concerned, debt or 0, ours, theirs, state)
 
     with connection.driver() as driver:
-        driver.run(server_version(HOME))
+        driver.run(planning.server_version(HOME))
         found = driver.run(records.migrations())
         chosen = found if source is None else [lifecycle.one_of(found, source)]
         return tuple(driver.run(one(m)) for m in chosen)

@@ -13,6 +13,7 @@ from qdrant_client import QdrantClient, models
 
 from qferry import commands
 from qferry.cli import main
+from qferry.connection import Connection
 from qferry.errors import FerryError
 
 POINTS = 120
@@ -75,7 +76,7 @@ def source(qdrant: Any, client: QdrantClient) -> Iterator[str]:
     client.upsert(name, points, wait=True)
     yield name
     with contextlib.suppress(FerryError):
-        commands.abort(commands.Connection(url=qdrant.url, api_key=qdrant.api_key, grpc_port=qdrant.grpc_port), name)
+        commands.abort(Connection(url=qdrant.url, api_key=qdrant.api_key, grpc_port=qdrant.grpc_port), name)
     for collection in (name, target):
         client.delete_collection(collection)
 

@@ -9,7 +9,7 @@ from qdrant_client import QdrantClient, models
 from staging import DIMENSIONS, FAST, Caller, Migrating, Opener, Pairing, point
 
 from qferry import FerryClient, FerryOptions
-from qferry.commands import Connection
+from qferry.connection import Connection
 from qferry.flows import verify
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Flow

@@ -14,7 +14,7 @@ from anyio.from_thread import BlockingPortal
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from qferry import AsyncFerryClient, FerryClient, FerryOptions, commands
-from qferry.commands import Connection
+from qferry.connection import Connection
 from qferry.protocol.records import CONTROL_COLLECTION, Migration
 
 # A fifth of the default: commands wait for the next heartbeat of every client.

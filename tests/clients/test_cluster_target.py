@@ -11,7 +11,7 @@ from qdrant_client import QdrantClient, models
 from staging import DIMENSIONS, FAST, contents, point
 
 from qferry import FerryClient, commands
-from qferry.commands import Connection
+from qferry.connection import Connection
 from qferry.control import records, wire
 from qferry.drivers.blocking import BlockingDriver
 from qferry.errors import FerryError, Refused, RemoteFailure

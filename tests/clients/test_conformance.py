@@ -21,7 +21,7 @@ from qdrant_client import QdrantClient
 from staging import PAIRINGS, Contents, Migrating, Opener, Pairing, contents, outcome_of
 
 from qferry import commands
-from qferry.commands import Connection
+from qferry.connection import Connection
 
 # Some forms, gRPC messages above all, are deprecated upstream; they work, and so they must here.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

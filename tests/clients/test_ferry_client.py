@@ -14,7 +14,7 @@ from qdrant_client import QdrantClient, models
 from staging import FAST, Caller, Migrating, Opener, named, point
 
 from qferry import FerryClient, FerryOptions, LeaseLost, Refused, commands
-from qferry.commands import Connection
+from qferry.connection import Connection
 from qferry.protocol.session import View
 from qferry.server import QdrantServer
 

@@ -21,6 +21,8 @@ LAYERS: list[set[str]] = [
     {"transfer"},
     {"options", "drivers"},
     {"clients"},
+    {"connection"},
+    {"planning"},
     {"commands"},
     {"server"},
     {"cli", "demo", "mcp", "web", "indexer", "__main__"},

@@ -8,7 +8,7 @@ from qdrant_client import QdrantClient, models
 from staging import PAIRINGS, Caller, Migrating, Pairing, ask, contents, outcome_of, point, vector
 
 from qferry import FerryClient, NotAllowed, TargetWriteFailed, commands
-from qferry.commands import Connection
+from qferry.connection import Connection
 from qferry.protocol.records import WritePolicy
 
 SHARD_REQUEST = models.ReplicateShardOperation(

@@ -11,7 +11,7 @@ from qdrant_client import QdrantClient, models
 from staging import Caller, Migrating, Opener, Pairing, contents, outcome_of, point, vector
 
 from qferry import FerryClient, commands
-from qferry.commands import Connection
+from qferry.connection import Connection
 
 STATES: dict[str, Callable[[Migrating], Any]] = {
     "no-migration": lambda _: None,

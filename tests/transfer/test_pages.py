@@ -12,7 +12,7 @@ from qdrant_client import QdrantClient
 from transferring import Rest
 
 from qferry import commands
-from qferry.commands import Connection
+from qferry.connection import Connection
 from qferry.flows.effects import Report
 from qferry.server import QdrantServer
 

@@ -8,7 +8,7 @@ import typer
 
 from qferry import commands
 from qferry.cli.output import FAILED, Stop, usage
-from qferry.commands import Connection
+from qferry.connection import Connection
 from qferry.protocol.phases import ENDED
 from qferry.protocol.records import Migration
 

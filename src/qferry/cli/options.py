@@ -24,7 +24,7 @@ import typer
 from qferry.cli import output
 from qferry.cli.output import Answer, interrupted, usage
 from qferry.cli.progress import Reporter, progress
-from qferry.commands import Connection
+from qferry.connection import Connection
 from qferry.errors import InvalidName
 from qferry.naming import CollectionNaming, check_collection_name
 from qferry.protocol.records import HOME, WritePolicy

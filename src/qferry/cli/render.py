@@ -12,8 +12,9 @@ from rich.text import Text
 
 from qferry.cli.run import Ran
 from qferry.cli.shapes import ALL_READS, next_step, writer_data
-from qferry.commands import Done, HistoryLine, Plan, Started, Status, Survey
+from qferry.commands import Done, HistoryLine, Started, Status, Survey
 from qferry.flows.verify import Verification
+from qferry.planning import Plan
 from qferry.protocol.phases import TARGET_IS_TRUTH, Phase, Side
 from qferry.protocol.records import Migration
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from qferry import commands
 from qferry.cli.progress import Reporter
-from qferry.commands import Connection, Done
+from qferry.commands import Done
+from qferry.connection import Connection
 from qferry.errors import Refused
 from qferry.flows.verify import Verification
 from qferry.protocol.phases import ENDED, Phase, out_of_order

@@ -1,0 +1,89 @@
+"""How a command reaches the servers: plain requests by REST, pages of points by gRPC."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from qdrant_client import QdrantClient
+
+from qferry.drivers.blocking import BlockingDriver
+from qferry.flows.effects import Report
+from qferry.protocol.records import HOME, Migration
+from qferry.transfer.channel import GRPC_PORT, Channel
+from qferry.transfer.pages import Pages
+
+Reporter = Callable[[Report], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """
+    How to reach the servers.
+
+    Args:
+        url: The source's server, where the records are.
+        api_key: Its key, with the right to manage.
+        target_url: The target's server, if that is another one.
+        target_api_key: Its key; by default the source's.
+        timeout_s: Deadline of one request, in seconds.
+        grpc_port: Where the source's server listens for gRPC; 0: pages go by REST, several times slower.
+        target_grpc_port: The same of the target's server, if that is another one.
+    """
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+    target_url: str = HOME
+    target_api_key: str | None = field(default=None, repr=False)
+    timeout_s: int = 60
+    grpc_port: int = GRPC_PORT
+    target_grpc_port: int = GRPC_PORT
+
+    def channel(self, server: str) -> Channel:
+        """A gRPC channel to a server."""
+        home = server == HOME
+        return Channel(
+            server or self.url,
+            grpc_port=self.grpc_port if home else self.target_grpc_port,
+            api_key=self.api_key if home else self.target_api_key or self.api_key,
+            timeout_s=float(self.timeout_s),
+            whose="server" if home else "target's server",
+        )
+
+    @contextlib.contextmanager
+    def pages(self, migration: Migration, report: Reporter) -> Iterator[Pages | None]:
+        """What carries a migration's pages by gRPC; None where that is not wanted or possible."""
+        if not self.grpc_port or (migration.target_url and not self.target_grpc_port):
+            yield None
+            return
+        pages = Pages(self.channel, migration)
+        try:
+            if pages.usable:
+                yield pages
+            else:
+                report(Report("rest", text="no gRPC at that port: points go by REST, several times slower"))
+                yield None
+        finally:
+            pages.close()
+
+    @contextlib.contextmanager
+    def driver(self, report: Reporter = lambda _: None) -> Iterator[BlockingDriver]:
+        """A driver on fresh connections, closed afterwards."""
+        clients: dict[str, QdrantClient] = {}
+
+        def client_for(server: str) -> QdrantClient:
+            if server not in clients:
+                key = self.api_key if server == HOME else self.target_api_key or self.api_key
+                clients[server] = QdrantClient(
+                    url=server or self.url, api_key=key, timeout=self.timeout_s, check_compatibility=False
+                )
+            return clients[server]
+
+        driver = BlockingDriver(client_for, report=report)
+        try:
+            yield driver
+        finally:
+            driver.close()
+            for client in clients.values():
+                client.close()
