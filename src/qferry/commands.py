@@ -25,16 +25,19 @@ from qferry.flows.cluster import on_cluster
 from qferry.flows.coordinator import Coordinator, claim
 from qferry.flows.copy import copy
 from qferry.flows.effects import Flow, Json, Today
+from qferry.flows.restore import restore
 from qferry.flows.settle import drain_well
 from qferry.flows.verify import Verification
 from qferry.flows.verify import verify as verify_flow
 from qferry.naming import CollectionNaming, Proposal
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, out_of_order
-from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, WritePolicy, Writer
+from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Strategy, WritePolicy, Writer
 
 T = TypeVar("T")
 
 DEFAULT_SAFETY_DAYS = 30.0
+# Where `start` begins, or goes on.
+_STARTS = (Phase.PREPARING, Phase.ANNOUNCED, Phase.CAPTURING, Phase.STARTING)
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,14 @@ class Survey:
 
 @dataclass(frozen=True)
 class Started:
-    """A migration whose writers all write to both sides."""
+    """A migration whose writers all write to both sides, or, before a snapshot, all keep its journal."""
 
     source: str
     target: str
     migration: str
     writers: tuple[str, ...]
     points: int
+    strategy: str
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,13 @@ def _one(driver: BlockingDriver, request: Any) -> Any:
     return driver.run(flow())
 
 
-def plan(connection: Connection, source: str, target: str, overrides: Mapping[str, Any] | None = None) -> planning.Plan:
+def plan(
+    connection: Connection,
+    source: str,
+    target: str,
+    overrides: Mapping[str, Any] | None = None,
+    strategy: Strategy | None = None,
+) -> planning.Plan:
     """
     Read everything a migration needs to know and say what would happen. Changes nothing.
 
@@ -119,7 +129,7 @@ def plan(connection: Connection, source: str, target: str, overrides: Mapping[st
         InvalidName: A name no server would accept.
     """
     with connection.driver() as driver:
-        return driver.run(planning.plan(connection.target_url, source, target, overrides or {}))
+        return driver.run(planning.plan(connection.target_url, source, target, overrides or {}, strategy))
 
 
 def start(
@@ -129,11 +139,15 @@ def start(
     *,
     overrides: Mapping[str, Any] | None = None,
     policy: WritePolicy = WritePolicy.BOTH,
+    strategy: Strategy | None = None,
     ack_timeout_s: float = 60.0,
     report: Reporter = lambda _: None,
 ) -> Started:
     """
     Create the target and let every client write to both; returns when all of them do.
+
+    With a snapshot, which is what no `strategy` means where it is possible, they keep the journal and write to the
+    source alone until the target has been restored.
 
     Raises:
         Refused: It cannot be done, or a writer does not acknowledge; run it again to go on.
@@ -142,25 +156,36 @@ def start(
         found = driver.run(lifecycle.open_migrations())
         mine = [m for m in found if source in m.names and m.target == target]
         migration = lifecycle.one_of(mine, source) if mine else None
-        if migration is not None and migration.phase not in (Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING):
+        if migration is not None and migration.phase not in _STARTS:
             raise out_of_order(migration.phase, f"qferry start {source} {target}")
-        if migration is not None and (dict(migration.overrides), migration.policy) != (dict(overrides or {}), policy):
+        if migration is not None and (migration.overrides, migration.policy, migration.strategy) != (
+            dict(overrides or {}),
+            policy,
+            strategy or migration.strategy,
+        ):
             raise Refused(
                 "An earlier, interrupted start of this migration was given other settings.",
                 hint="Repeat them exactly, or give that one up with `qferry abort`.",
             )
         if migration is None:  # otherwise an earlier start was interrupted: go on with it
-            planned = driver.run(planning.plan(connection.target_url, source, target, overrides or {}))
+            planned = driver.run(planning.plan(connection.target_url, source, target, overrides or {}, strategy))
             driver.run(lifecycle.ensure_control_collection())
             migration = driver.run(
                 lifecycle.record(
-                    planned.source, target, connection.target_url, overrides or {}, planned.aliases, policy
+                    planned.source,
+                    target,
+                    connection.target_url,
+                    overrides or {},
+                    planned.aliases,
+                    policy,
+                    Strategy(planned.strategy),
                 )
             )
         with _claimed(driver, migration, ack_timeout_s) as co:
             writers = driver.run(lifecycle.start(co))
             m = co.migration
-            return Started(m.source, m.target, m.id, tuple(w.describe() for w in writers), m.expected_points)
+            named = tuple(w.describe() for w in writers)
+            return Started(m.source, m.target, m.id, named, m.expected_points, m.strategy.value)
 
 
 @contextlib.contextmanager
@@ -208,8 +233,13 @@ def backfill(connection: Connection, source: str | None = None, *, report: Repor
     """Copy history, then settle the journal; goes on where an interrupted one stopped."""
 
     def flow(co: Coordinator) -> Flow[tuple[int, int]]:
-        if co.migration.phase not in (Phase.COPYING, Phase.COPIED):
-            raise out_of_order(co.migration.phase, "qferry backfill")
+        m = co.migration
+        restored = m.phase is Phase.STARTING and m.strategy is Strategy.SNAPSHOT
+        if m.phase not in (Phase.CAPTURING, Phase.COPYING, Phase.COPIED) and not restored:
+            raise out_of_order(m.phase, "qferry backfill")
+        yield from restore(co, connection.origin)
+        if co.migration.phase is Phase.STARTING:
+            yield from lifecycle.take_up_dual_writes(co)
         copied = yield from copy(co)
         settled = yield from drain_well(co)
         return copied, settled.repaired

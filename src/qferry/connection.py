@@ -6,10 +6,13 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import httpx
 from qdrant_client import QdrantClient
 
+from qferry.drivers.archives import carried
 from qferry.drivers.blocking import BlockingDriver
 from qferry.flows.effects import Report
+from qferry.flows.restore import Origin
 from qferry.protocol.records import HOME, Migration
 from qferry.transfer.channel import GRPC_PORT, Channel
 from qferry.transfer.pages import Pages
@@ -46,10 +49,22 @@ class Connection:
         return Channel(
             server or self.url,
             grpc_port=self.grpc_port if home else self.target_grpc_port,
-            api_key=self.api_key if home else self.target_api_key or self.api_key,
+            api_key=self._key(server),
             timeout_s=float(self.timeout_s),
             whose="server" if home else "target's server",
         )
+
+    @property
+    def origin(self) -> Origin:
+        """Where the target's server may fetch a snapshot of the source."""
+        return Origin(self.url, self.api_key)
+
+    def _key(self, server: str) -> str | None:
+        return self.api_key if server == HOME else self.target_api_key or self.api_key
+
+    def _bare_client(self, server: str) -> httpx.Client:
+        key = self._key(server)
+        return httpx.Client(base_url=server or self.url, headers={"api-key": key} if key else {})
 
     @contextlib.contextmanager
     def pages(self, migration: Migration, report: Reporter) -> Iterator[Pages | None]:
@@ -74,13 +89,12 @@ class Connection:
 
         def client_for(server: str) -> QdrantClient:
             if server not in clients:
-                key = self.api_key if server == HOME else self.target_api_key or self.api_key
                 clients[server] = QdrantClient(
-                    url=server or self.url, api_key=key, timeout=self.timeout_s, check_compatibility=False
+                    url=server or self.url, api_key=self._key(server), timeout=self.timeout_s, check_compatibility=False
                 )
             return clients[server]
 
-        driver = BlockingDriver(client_for, report=report)
+        driver = BlockingDriver(client_for, report=report, carry=lambda carry: carried(carry, self._bare_client))
         try:
             yield driver
         finally:

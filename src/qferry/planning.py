@@ -15,10 +15,13 @@ from qferry.flows.copy import PAGE_POINTS_MAX
 from qferry.flows.effects import Flow, Json
 from qferry.flows.write import RESOLVE_POINTS
 from qferry.naming import check_collection_name
-from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration
+from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Strategy
 
 # Before 1.14 a scroll under load may lose points (qdrant#6289), and every check rests on scrolls; tests run on 1.16.3.
 OLDEST_SERVER = (1, 14)
+# A snapshot taken under writes is sound from the first on (research: #7298, #7248, #7306), and the proof that none is
+# restored late was made for servers before the second (docs/adr/0013).
+SNAPSHOTS_FROM, SNAPSHOTS_BEFORE = (1, 15, 5), (1, 17)
 # How many copies of a point a target on a cluster may have (docs/adr/0009).
 COPIES = (1, 2)
 # The largest pages and conditions of the protocol, by the name of the limit that may forbid them.
@@ -43,6 +46,8 @@ class Plan:
     aliases: tuple[str, ...]
     asked_for: str  # the name that was given, where that is an alias
     target_exists: bool
+    strategy: str
+    because: str  # why that one
     steps: tuple[str, ...]
 
 
@@ -57,16 +62,19 @@ def server_version(server: str) -> Flow[str]:
     found = str(answer.get("version")) if isinstance(answer, dict) else ""
     if "qdrant" not in str(answer).lower():
         raise Refused("What answers at that URL is not a Qdrant server.", hint="Check the URL and the port.")
-    numbers = tuple(int(n) for n in re.findall(r"\d+", found)[:2])
-    if numbers < OLDEST_SERVER:
+    if _numbers(found) < OLDEST_SERVER:
         oldest = ".".join(map(str, OLDEST_SERVER))
         raise Refused(f"The server runs Qdrant {found}; qferry needs {oldest} or newer.", hint="Upgrade it first.")
     return found
 
 
-def plan(other: str, asked_for: str, target: str, overrides: Mapping[str, Any]) -> Flow[Plan]:
+def plan(
+    other: str, asked_for: str, target: str, overrides: Mapping[str, Any], wanted: Strategy | None = None
+) -> Flow[Plan]:
     """
     Read everything a migration to the server `other` needs to know; changes nothing.
+
+    Without a `wanted` strategy it is a snapshot where that is possible.
 
     Raises:
         Refused: It cannot be done; the message says why.
@@ -75,8 +83,9 @@ def plan(other: str, asked_for: str, target: str, overrides: Mapping[str, Any]) 
     check_collection_name(target)
     version = yield from server_version(HOME)
     yield from _single_node(HOME)
+    theirs = version
     if other:
-        yield from server_version(other)
+        theirs = yield from server_version(other)
         nodes = yield from _nodes(other)
         _right_for_cluster(nodes, overrides)
     listed = (yield wire.aliases(HOME))["aliases"]
@@ -100,6 +109,9 @@ def plan(other: str, asked_for: str, target: str, overrides: Mapping[str, Any]) 
     if other and source != target:
         yield from _name_is_free_at_home(target, listed)
     body = configuration.to_create(info, overrides)
+    obstacle = _obstacle(version, theirs, overrides)
+    if wanted is Strategy.SNAPSHOT and obstacle:
+        raise Refused(f"A snapshot is not possible: {obstacle}.", hint="Leave --strategy out, and points are streamed.")
     target_exists = yield from _target_is_free(other, target)
     count = (yield wire.count(HOME, source))["count"]
     aliases = tuple(
@@ -117,6 +129,8 @@ def plan(other: str, asked_for: str, target: str, overrides: Mapping[str, Any]) 
         aliases=aliases,
         asked_for=asked_for,
         target_exists=target_exists,
+        strategy=(wanted or (Strategy.STREAM if obstacle else Strategy.SNAPSHOT)).value,
+        because="asked for" if wanted else obstacle or "same configuration, and servers that restore snapshots safely",
         steps=tuple(
             shlex.join(step.split() + words) + (f" --target-url {shlex.quote(other)}" if other else "")
             for step, words in (
@@ -129,6 +143,23 @@ def plan(other: str, asked_for: str, target: str, overrides: Mapping[str, Any]) 
             )
         ),
     )
+
+
+def _obstacle(source_version: str, target_version: str, overrides: Mapping[str, Any]) -> str:
+    """Why the target cannot be restored from a snapshot of the source; empty if it can."""
+    if overrides:
+        return "the target is to be configured differently"
+    ours, theirs = _numbers(source_version), _numbers(target_version)
+    for found, words in ((ours, source_version), (theirs, target_version)):
+        if not found >= SNAPSHOTS_FROM or found[:2] >= SNAPSHOTS_BEFORE:
+            return f"that is proven for servers from 1.15.5 to 1.16, and one runs {words}"
+    if ours[:2] != theirs[:2] or theirs < ours:
+        return f"a server with {target_version} does not read snapshots of {source_version}"
+    return ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", version)[:3])
 
 
 def _nodes(server: str) -> Flow[int]:

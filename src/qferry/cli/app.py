@@ -11,7 +11,7 @@ import typer
 from qferry import commands
 from qferry.cli import ask, options, output, render, shapes
 from qferry.cli.demo import demo
-from qferry.cli.options import Context, NewSource, NewTarget, Source, verb
+from qferry.cli.options import Context, NewSource, NewTarget, Source, Way, verb
 from qferry.cli.output import Answer, plain, usage
 from qferry.cli.run import Run
 from qferry.cli.watch import watch as watched
@@ -52,13 +52,14 @@ def plan(
     ] = None,
     target: NewTarget = None,
     settings: options.Set = None,
+    strategy: options.HowToCopy = Way.AUTO,
 ) -> Answer:
     """Say what a migration would do, or which collections have legacy names. Changes nothing."""
     if source is None:
         found = commands.survey(context.connection, context.naming)
         return Answer(plain(found), render.survey(found))
     target = target or commands.target_of(context.naming, source)
-    planned = commands.plan(context.connection, source, target, options.overrides(settings))
+    planned = commands.plan(context.connection, source, target, options.overrides(settings), strategy.strategy)
     return Answer(plain(planned), render.plan(planned))
 
 
@@ -70,6 +71,7 @@ def start(
     target: NewTarget = None,
     settings: options.Set = None,
     policy: options.Policy = WritePolicy.BOTH,
+    strategy: options.HowToCopy = Way.AUTO,
     ack_timeout: options.AckTimeout = ACK_TIMEOUT_S,
 ) -> Answer:
     """Create the target and let every running application write to both sides."""
@@ -80,6 +82,7 @@ def start(
             target or commands.target_of(context.naming, source),
             overrides=options.overrides(settings),
             policy=policy,
+            strategy=strategy.strategy,
             ack_timeout_s=ack_timeout,
             report=report,
         )
@@ -245,6 +248,7 @@ def run(
     percent: options.Percent = shapes.ALL_READS,
     settings: options.Set = None,
     policy: options.Policy = WritePolicy.BOTH,
+    strategy: options.HowToCopy = Way.AUTO,
     ack_timeout: options.AckTimeout = ACK_TIMEOUT_S,
     green_timeout: options.GreenTimeout = GREEN_TIMEOUT_S,
 ) -> Answer:
@@ -257,6 +261,7 @@ def run(
             percent=percent,
             overrides=options.overrides(settings),
             policy=policy,
+            strategy=strategy.strategy,
             ack_timeout_s=ack_timeout,
             green_timeout_s=green_timeout,
             report=report,

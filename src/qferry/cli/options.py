@@ -15,6 +15,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated, Any, Concatenate, ParamSpec
 from urllib.parse import urlsplit
 
@@ -27,7 +28,7 @@ from qferry.cli.progress import Reporter, progress
 from qferry.connection import Connection
 from qferry.errors import InvalidName
 from qferry.naming import CollectionNaming, check_collection_name
-from qferry.protocol.records import HOME, WritePolicy
+from qferry.protocol.records import HOME, Strategy, WritePolicy
 from qferry.transfer.channel import GRPC_PORT
 
 DEFAULT_URL = "http://localhost:6333"
@@ -90,6 +91,29 @@ Policy = Annotated[
         "--policy",
         envvar="QFERRY_WRITE_POLICY",
         help="When a write counts as done: on both sides, or on the source at first.",
+    ),
+]
+
+
+class Way(str, Enum):
+    """How history gets to the target, as typed."""
+
+    AUTO = "auto"
+    SNAPSHOT = "snapshot"
+    STREAM = "stream"
+
+    @property
+    def strategy(self) -> Strategy | None:
+        """The strategy that was asked for, if one was."""
+        return None if self is Way.AUTO else Strategy(self.value)
+
+
+HowToCopy = Annotated[
+    Way,
+    typer.Option(
+        "--strategy",
+        envvar="QFERRY_STRATEGY",
+        help="Restore a snapshot, or stream page by page; auto: a snapshot wherever that is possible.",
     ),
 ]
 AckTimeout = Annotated[

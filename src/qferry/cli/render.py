@@ -16,12 +16,13 @@ from qferry.commands import Done, HistoryLine, Started, Status, Survey
 from qferry.flows.verify import Verification
 from qferry.planning import Plan
 from qferry.protocol.phases import TARGET_IS_TRUTH, Phase, Side
-from qferry.protocol.records import Migration
+from qferry.protocol.records import Migration, Strategy
 
 IDS_SHOWN = 20
 _PRESENT: dict[Phase, int] = {
     Phase.PREPARING: 0,
     Phase.ANNOUNCED: 0,
+    Phase.CAPTURING: 1,
     Phase.STARTING: 1,
     Phase.COPYING: 1,
     Phase.COPIED: 2,
@@ -79,6 +80,7 @@ def plan(found: Plan) -> RenderableType:
         "payload indexes": ", ".join(found.indexes) or "none",
         "aliases": ", ".join(found.aliases) or "none",
         "server": f"Qdrant {found.server_version}",
+        "strategy": f"{found.strategy}: {found.because}",
     }
     alias = Text(f"`{found.asked_for}` is an alias of `{found.source}`.", style="yellow")
     steps = Text("\n".join(f"  {step}" for step in found.steps), style="cyan")
@@ -87,12 +89,14 @@ def plan(found: Plan) -> RenderableType:
 
 
 def started(result: Started) -> RenderableType:
-    """That dual writes are under way."""
+    """That dual writes are under way, or the journal that a snapshot needs."""
     who = [f"  {writer}" for writer in result.writers] or [
         "  none is running; whoever connects from now on does the same"
     ]
+    streams = result.strategy == Strategy.STREAM.value
+    what = "every application writes to both sides" if streams else "every application keeps a journal for the snapshot"
     return Group(
-        _tick(f"`{result.source}` → `{result.target}`: every application writes to both sides:"),
+        _tick(f"`{result.source}` → `{result.target}`: {what}:"),
         Text("\n".join(who)),
         then("backfill {}", result.source),
     )
@@ -198,6 +202,8 @@ def phases(m: Migration) -> Text:
         present = _VERIFIED
     if m.phase is Phase.COPYING:
         names[present] = f"dual, copying {m.copied_points:,} of {m.expected_points:,}"
+    elif m.phase is Phase.CAPTURING:
+        names[present] = "journal, before a snapshot"
     elif m.phase is Phase.SWITCHED:
         names[present] = f"switched {m.read_percent} %" + (", reads held" if m.reads_held else "")
     elif m.phase in (Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING, Phase.FINISHING):

@@ -14,9 +14,11 @@ from qferry.connection import Connection
 from qferry.errors import Refused
 from qferry.flows.verify import Verification
 from qferry.protocol.phases import ENDED, Phase, out_of_order
-from qferry.protocol.records import Migration, WritePolicy
+from qferry.protocol.records import Migration, Strategy, WritePolicy
 
-_ON_THE_WAY = (Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING, Phase.COPYING, Phase.COPIED, Phase.SWITCHED)
+_BEGINNING = (Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING)
+_COPYING = (Phase.CAPTURING, Phase.COPYING)
+_ON_THE_WAY = (*_BEGINNING, *_COPYING, Phase.COPIED, Phase.SWITCHED)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Run:
         percent: The share of the reads that the target serves in the end.
         overrides: As for `start`.
         policy: As for `start`.
+        strategy: As for `start`.
         ack_timeout_s: As for `start`.
         green_timeout_s: As for `switch`.
         report: Receives progress.
@@ -68,6 +71,7 @@ class Run:
     percent: int
     overrides: Mapping[str, Any]
     policy: WritePolicy
+    strategy: Strategy | None
     ack_timeout_s: float
     green_timeout_s: float
     report: Reporter
@@ -87,9 +91,9 @@ class Run:
             detail = step()
             steps.append(Step(verb, detail, round(time.monotonic() - began, 2)))
 
-        if self._phase() in (None, Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING):
+        if self._phase() in (None, *_BEGINNING):
             timed("start", self._start)
-        if self._phase() is Phase.COPYING:
+        if self._phase() in _COPYING:
             timed("backfill", lambda: commands.backfill(self.connection, self.source, report=self.report).detail)
         if self._unproven():
             began = time.monotonic()
@@ -111,6 +115,7 @@ class Run:
             self.target,
             overrides=self.overrides,
             policy=self.policy,
+            strategy=self.strategy,
             ack_timeout_s=self.ack_timeout_s,
             report=self.report,
         )

@@ -26,6 +26,7 @@ def status_data(status: Status) -> dict[str, Any]:
         "reads_held": m.reads_held,
         "epoch": m.epoch,
         "policy": m.policy.value,
+        "strategy": m.strategy.value,
         "copied_points": m.copied_points,
         "expected_points": m.expected_points,
         "debt": status.debt,
@@ -67,7 +68,7 @@ def next_step(m: Migration) -> str:
     match m.phase:
         case Phase.PREPARING | Phase.ANNOUNCED | Phase.STARTING:
             return f"Run `qferry start {source} {target}` again to complete it."
-        case Phase.COPYING:
+        case Phase.CAPTURING | Phase.COPYING:
             return f"Run `qferry backfill {source}`."
         case Phase.COPIED if m.verified is None:
             return f"Run `qferry verify {source}`."

@@ -18,6 +18,8 @@ from qferry.flows.effects import Json, Request
 from qferry.protocol.journal import PointId
 
 _WAIT = {"wait": "true"}
+# A snapshot may be large: how long making it, fetching it or restoring it may take, in seconds.
+ARCHIVE_S = 24 * 3600.0
 
 
 @lru_cache(maxsize=256)
@@ -186,7 +188,54 @@ def change_aliases(server: str, *, drop: Iterable[str] = (), create: Mapping[str
 def create_snapshot(server: str, collection: str) -> Request:
     """Take a snapshot: `{"name": ..., "size": bytes, "checksum": sha256}`."""
     path = f"{collection_path(collection)}/snapshots"
-    return Request(server, "create_snapshot", "POST", path, None, _WAIT, 3600.0)
+    return Request(server, "create_snapshot", "POST", path, None, _WAIT, ARCHIVE_S)
+
+
+def snapshots(server: str, collection: str) -> Request:
+    """The snapshots of a collection that its server keeps: `[{"name": ..., "size": bytes}, ...]`."""
+    return Request(server, "snapshots", "GET", f"{collection_path(collection)}/snapshots")
+
+
+def delete_snapshot(server: str, collection: str, name: str) -> Request:
+    """Remove a snapshot; 404 if there is none of that name."""
+    path = f"{collection_path(collection)}/snapshots/{quote(name, safe='')}"
+    return Request(server, "delete_snapshot", "DELETE", path, None, _WAIT, 60.0)
+
+
+def recover(server: str, collection: str, location: str, checksum: str, api_key: str | None) -> Request:
+    """
+    Replace all points of a collection by those of the snapshot that the server fetches from `location`.
+
+    The collection's name is resolved only after that, aliases included; if nothing has that name by then, a
+    collection is made (1.16.3: `do_recover_from_snapshot`; docs/adr/0013).
+    """
+    body = {"location": location, "checksum": checksum, "priority": "snapshot"}
+    if api_key:
+        body["api_key"] = api_key
+    return Request(server, "recover", "PUT", f"{collection_path(collection)}/snapshots/recover", body, _WAIT, ARCHIVE_S)
+
+
+def download_snapshot(server: str, collection: str, name: str) -> Request:
+    """The bytes of a snapshot; for `Carry` only."""
+    path = f"{collection_path(collection)}/snapshots/{quote(name, safe='')}"
+    return Request(server, "download_snapshot", "GET", path, timeout_s=ARCHIVE_S)
+
+
+def upload_snapshot(server: str, collection: str, checksum: str) -> Request:
+    """The same as `recover`, from bytes that are sent along; for `Carry` only.  The server keeps the archive."""
+    params = {**_WAIT, "priority": "snapshot", "checksum": checksum}
+    path = f"{collection_path(collection)}/snapshots/upload"
+    return Request(server, "upload_snapshot", "POST", path, None, params, ARCHIVE_S)
+
+
+def snapshot_work(server: str) -> Request:
+    """
+    What the server is doing with snapshots, as part of its telemetry.
+
+    `{"collections": {"snapshots": [{"id": name, "running_snapshots": n, "running_snapshot_recovery": n}]}}`; servers
+    before 1.16 do not count recoveries.
+    """
+    return Request(server, "snapshot_work", "GET", "/telemetry", None, {"details_level": "2"})
 
 
 def cluster(server: str) -> Request:

@@ -24,6 +24,7 @@ from qferry.flows.effects import (
     Await,
     Begin,
     Call,
+    Carry,
     Effect,
     Flow,
     Fresh,
@@ -54,6 +55,7 @@ class BlockingDriver:
         fresh: Carries out `Fresh`: sees to it that the session's view is valid.
         report: Receives `Report`s.
         workers: Carry out pieces of work; by default threads that share the clients.
+        carry: Carries out `Carry`.
 
     Attributes:
         pages: Carries out page requests another way than by REST, if it can.
@@ -66,10 +68,12 @@ class BlockingDriver:
         fresh: Callable[[bool], None] = lambda _: None,
         report: Callable[[Report], None] = lambda _: None,
         workers: Workers | None = None,
+        carry: Callable[[Carry], Any] | None = None,
     ) -> None:
         self._client_for = client_for
         self._fresh = fresh
         self._report = report
+        self._carry = carry
         self._lock = threading.Lock()
         self._twice = Twice(client_for)
         self._pool: ThreadPoolExecutor | None = None
@@ -78,7 +82,7 @@ class BlockingDriver:
 
     def _beside(self, flow: Flow[Any]) -> Any:
         """Carry out a piece of work, in a worker's thread."""
-        driver = BlockingDriver(self._client_for)
+        driver = BlockingDriver(self._client_for, carry=self._carry)
         driver.pages = self.pages
         try:
             return driver.run(flow)
@@ -125,6 +129,8 @@ class BlockingDriver:
                 return self._send(effect)
             case Together(effects):
                 return self._send_together(effects)
+            case Carry() if self._carry is not None:
+                return self._carry(effect)
             case Fresh(renew):
                 return self._fresh(renew)
             case Sleep(seconds):

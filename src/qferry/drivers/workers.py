@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from typing import Any
 
 from qferry.errors import FerryError, Unreachable
@@ -44,7 +44,7 @@ class Workers:
         """Workers that are threads of this process; `run` carries out a flow in one of them."""
         stopped = threading.Event()
         return cls(
-            lambda: ThreadPoolExecutor(thread_name_prefix="qferry-work"),
+            Threads,
             lambda work: run(_until(stopped, work.flow())),
             stopped.set,
         )
@@ -68,6 +68,28 @@ class Workers:
         self._stop()
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+class Threads(Executor):
+    """
+    A thread for each piece of work.
+
+    The end of the process does not wait for them, as it would for a pool's: a request to a server may take hours.
+    """
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Begin at once."""
+        future: Future[Any] = Future()
+
+        def carry_out() -> None:
+            future.set_running_or_notify_cancel()
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001  whoever awaits it is told
+                future.set_exception(error)
+
+        threading.Thread(target=carry_out, name="qferry-work", daemon=True).start()
+        return future
 
 
 def _outcome(future: Future[Any]) -> Outcome:

@@ -140,7 +140,8 @@ class Coordinator:
         if must_wait:
             yield Report("fence", text="waiting until nothing of an earlier coordinator can be under way any more")
             yield Sleep(LANDING_S)
-        yield wire.barrier(m.target_url, m.target)
+        if m.phase is not Phase.CAPTURING:  # nothing but recoveries go through it then, and they leave no shard to ask
+            yield wire.barrier(m.target_url, m.target)
         self._owing = False
 
     def _fences(self) -> Flow[list[str]]:

@@ -72,6 +72,18 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Carry:
+    """
+    The bytes that one request answers with, sent on as the file of another while they arrive.
+
+    The result is the second one's; an error of either is thrown.
+    """
+
+    download: Request
+    upload: Request
+
+
+@dataclass(frozen=True)
 class Now:
     """The monotonic clock, in seconds."""
 
@@ -142,6 +154,6 @@ class Await:
     seconds: float
 
 
-Effect: TypeAlias = Request | Call | Together | Now | Today | Sleep | Fresh | NewId | Report | Begin | Await
+Effect: TypeAlias = Request | Call | Together | Carry | Now | Today | Sleep | Fresh | NewId | Report | Begin | Await
 T = TypeVar("T")
 Flow: TypeAlias = Generator[Effect, Any, T]

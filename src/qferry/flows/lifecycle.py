@@ -12,7 +12,7 @@ from typing import Any
 
 from qferry.control import records, wire
 from qferry.errors import DataMismatch, FerryError, Refused, Rejected
-from qferry.flows import configuration
+from qferry.flows import configuration, restore
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Flow, Json, NewId, Now, Report, Sleep, Today
 from qferry.flows.settle import CYCLES_MAX, cycle, drain_well, never_clean, show_target
@@ -23,6 +23,7 @@ from qferry.protocol.records import (
     LEASE_MARGIN_S,
     LEASE_S,
     Migration,
+    Strategy,
     WritePolicy,
     Writer,
     dashed,
@@ -72,6 +73,7 @@ def record(
     overrides: Mapping[str, Any],
     aliases: Sequence[str],
     policy: WritePolicy,
+    strategy: Strategy = Strategy.STREAM,
 ) -> Flow[Migration]:
     """
     Write a new migration's record, phase `preparing`; nothing follows from it until it is claimed.
@@ -91,6 +93,7 @@ def record(
         names=names,
         target_url=target_url,
         policy=policy,
+        strategy=strategy,
         created_at=at,
         aliases=tuple(aliases),
         overrides=dict(overrides),
@@ -129,7 +132,8 @@ def start(co: Coordinator) -> Flow[list[Writer]]:
     """
     Create target, journal and markers, let the clients take up dual writes, and wait until all of them have.
 
-    Only then may a copy read its first page.
+    Only then may a copy read its first page.  Before a snapshot they take up the journal alone, and dual writes when
+    the target has been restored from it (flows/restore.py).
     """
     if co.migration.phase is Phase.PREPARING:
         yield from alone(co.migration)
@@ -138,7 +142,19 @@ def start(co: Coordinator) -> Flow[list[Writer]]:
         # An application that looks for the new name first must not find it while it is still empty.
         yield from co.acknowledged(co.migration.epoch)
         yield from _prepare(co)
-        yield from co.move(Event.CREATED, "dual writes begin")
+        if co.migration.strategy is Strategy.SNAPSHOT:
+            yield from co.move(Event.CAPTURED, "the journal begins")
+        else:
+            yield from co.move(Event.CREATED, "dual writes begin")
+    if co.migration.phase is Phase.CAPTURING:
+        writers = yield from co.acknowledged(co.migration.epoch)
+        yield from co.save({"expected_points": (yield wire.count(HOME, co.migration.source))["count"]})
+        return writers
+    return (yield from take_up_dual_writes(co))
+
+
+def take_up_dual_writes(co: Coordinator) -> Flow[list[Writer]]:
+    """Wait until every writer writes to both sides; a target that was restored from a snapshot is whole then."""
     if co.migration.phase is not Phase.STARTING:
         raise out_of_order(co.migration.phase, "qferry start")
     writers = yield from co.acknowledged(co.migration.epoch)
@@ -149,7 +165,8 @@ def start(co: Coordinator) -> Flow[list[Writer]]:
     infos = yield from _infos(m)
     yield from configuration.copy_indexes(m.target_url, m.target, *infos)
     expected = (yield wire.count(HOME, m.source))["count"]
-    yield from co.move(Event.WRITERS_READY, "all writers write to both", {"expected_points": expected})
+    event = Event.COPY_DONE if m.strategy is Strategy.SNAPSHOT else Event.WRITERS_READY
+    yield from co.move(event, "all writers write to both", {"expected_points": expected})
     return list(writers)
 
 
@@ -440,8 +457,11 @@ def abort(co: Coordinator) -> Flow[None]:
     yield from co.acknowledged(co.migration.epoch)
     m = co.migration
     yield from co.still_mine()
+    yield from restore.discard(co)
     if (yield from carries_marker(m, Side.TARGET)):
         yield wire.delete_collection(m.target_url, m.target)
+    if m.strategy is Strategy.SNAPSHOT:
+        yield from restore.sweep(m)
     yield from _dismantle(m)
     if m.plan:
         yield records.forget(m.plan)

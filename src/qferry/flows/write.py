@@ -205,14 +205,15 @@ def _resolve(route: Route, chosen: models.Filter) -> Flow[list[PointId]]:
     Two processes that wrote a point at the same instant may have left each side with a state of its own.  A point that
     only one of them shows to the filter must not escape it there, least of all after the last repair (ADR 7).
 
-    While writers take up dual writes, or leave them, some may have writes under way that were acknowledged but not yet
-    applied (`wait=false`), which the filter would have met in the server's own order: a barrier lets them land first.
+    While writers take up the journal or dual writes, or leave them, some may have writes under way that were
+    acknowledged but not yet applied (`wait=false`), which the filter would have met in the server's own order: a
+    barrier lets them land first.
 
     Raises:
         TargetWriteFailed: The other side could not be asked, and the write must reach both; nothing was sent.
     """
     m = route.migration
-    if m.phase in (Phase.STARTING, Phase.FINISHING):
+    if m.phase in (Phase.CAPTURING, Phase.STARTING, Phase.FINISHING):
         yield wire.barrier(m.server(route.truth), m.collection(route.truth))
     condition = chosen.model_dump(mode="json", exclude_none=True)
     ids: dict[PointId, None] = {}

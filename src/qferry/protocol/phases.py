@@ -39,6 +39,7 @@ class Phase(str, Enum):
 
     PREPARING = "preparing"  # recorded; clients do nothing yet
     ANNOUNCED = "announced"  # clients lead every name to the source, so that nobody meets the target half made
+    CAPTURING = "capturing"  # writes go to the source alone and are journalled; a snapshot of it becomes the target
     STARTING = "starting"  # clients take up dual writes; the copy waits until all of them have
     COPYING = "copying"  # history is being copied; the journal only grows
     COPIED = "copied"  # every page has landed; the journal is being settled, verification may run
@@ -55,8 +56,10 @@ class Event(str, Enum):
 
     ANNOUNCE = "announce"
     CREATED = "created"  # target, journal and markers exist
+    CAPTURED = "captured"  # the same, and a snapshot will be taken of what is written from now on
+    RESTORED = "restored"  # the target is the snapshot; nothing can put another one in its place any more
     WRITERS_READY = "writers_ready"  # every live writer writes to both sides
-    COPY_DONE = "copy_done"
+    COPY_DONE = "copy_done"  # every page has landed, or every writer has taken up dual writes to a restored target
     READS_SWITCHED = "reads_switched"
     ROLLED_BACK = "rolled_back"
     SEALED = "sealed"  # finish passed its gates
@@ -68,8 +71,17 @@ class Event(str, Enum):
 
 TRANSITIONS: dict[Phase, dict[Event, Phase]] = {
     Phase.PREPARING: {Event.ANNOUNCE: Phase.ANNOUNCED, Event.ABANDONED: Phase.ABORTING},
-    Phase.ANNOUNCED: {Event.CREATED: Phase.STARTING, Event.ABANDONED: Phase.ABORTING},
-    Phase.STARTING: {Event.WRITERS_READY: Phase.COPYING, Event.ABANDONED: Phase.ABORTING},
+    Phase.ANNOUNCED: {
+        Event.CREATED: Phase.STARTING,
+        Event.CAPTURED: Phase.CAPTURING,
+        Event.ABANDONED: Phase.ABORTING,
+    },
+    Phase.CAPTURING: {Event.RESTORED: Phase.STARTING, Event.ABANDONED: Phase.ABORTING},
+    Phase.STARTING: {
+        Event.WRITERS_READY: Phase.COPYING,
+        Event.COPY_DONE: Phase.COPIED,
+        Event.ABANDONED: Phase.ABORTING,
+    },
     Phase.COPYING: {Event.COPY_DONE: Phase.COPIED, Event.ABANDONED: Phase.ABORTING},
     Phase.COPIED: {Event.READS_SWITCHED: Phase.SWITCHED, Event.ABANDONED: Phase.ABORTING},
     Phase.SWITCHED: {
@@ -87,6 +99,7 @@ TRANSITIONS: dict[Phase, dict[Event, Phase]] = {
 ROUTING: dict[Phase, Routing] = {
     Phase.PREPARING: Routing.SOURCE_ONLY,
     Phase.ANNOUNCED: Routing.SOURCE_ONLY,
+    Phase.CAPTURING: Routing.CAPTURE,
     Phase.STARTING: Routing.DUAL,
     Phase.COPYING: Routing.DUAL,
     Phase.COPIED: Routing.DUAL,
@@ -106,10 +119,11 @@ TARGET_IS_TRUTH = frozenset({Phase.FINISHING, Phase.FINISHED, Phase.CLEANED})
 ENDED = frozenset({Phase.CLEANED, Phase.ABORTED})
 
 # A writer that vanishes in one of these may take unflushed ids with it.
-JOURNALLED = frozenset({Phase.STARTING, Phase.COPYING, Phase.COPIED, Phase.SWITCHED})
+JOURNALLED = frozenset({Phase.CAPTURING, Phase.STARTING, Phase.COPYING, Phase.COPIED, Phase.SWITCHED})
 
 _WAY: dict[Event, str] = {
     Event.WRITERS_READY: "qferry start",
+    Event.RESTORED: "qferry backfill",
     Event.COPY_DONE: "qferry backfill",
     Event.READS_SWITCHED: "qferry switch",
     Event.ROLLED_BACK: "qferry rollback",
@@ -122,6 +136,7 @@ _NEXT: dict[Phase, str] = {
     Phase.ANNOUNCED: "run `qferry start` again to complete it",
     Phase.PREPARING: "run `qferry start` again to complete it",
     Phase.STARTING: "run `qferry start` again to complete it",
+    Phase.CAPTURING: "run `qferry backfill`",
     Phase.COPYING: "run `qferry backfill`",
     Phase.COPIED: "run `qferry verify`, then `qferry switch`",
     Phase.SWITCHED: "`qferry switch`, `qferry rollback` and `qferry finish` are possible",

@@ -37,6 +37,13 @@ class WritePolicy(str, Enum):
     SOURCE_FIRST = "source_first"  # the source has it, and the ids are durable in the journal if the target has not
 
 
+class Strategy(str, Enum):
+    """How the target comes by what was written before the migration."""
+
+    STREAM = "stream"  # page by page
+    SNAPSHOT = "snapshot"  # as the server's own copy of the source's files, indexes included
+
+
 @dataclass(frozen=True)
 class Migration:
     """One source, one target, one control record."""
@@ -51,6 +58,8 @@ class Migration:
     read_percent: int = 0
     reads_held: bool = False  # readers see the source meanwhile, because points of the target are being repaired
     policy: WritePolicy = WritePolicy.BOTH
+    strategy: Strategy = Strategy.STREAM
+    archive: Mapping[str, Any] = field(default_factory=dict)  # what is known of the snapshot; empty: there is none
     claim: str = ""  # the token of the coordinator at work; empty when none is
     claim_by: str = ""  # its host and pid, for people
     claim_beat: int = 0
@@ -132,6 +141,7 @@ class Migration:
             values[name] = tuple(values.get(name) or ())
         values["phase"] = Phase(values["phase"])
         values["policy"] = WritePolicy(values["policy"])
+        values["strategy"] = Strategy(values.get("strategy", Strategy.STREAM))
         return cls(**values)
 
     def with_changes(self, changes: Mapping[str, Any]) -> Migration:

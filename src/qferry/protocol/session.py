@@ -23,6 +23,8 @@ GRACE_S = 10.0
 
 
 KEEPS_JOURNAL = JOURNALLED | {Phase.FINISHING}
+# And the routings under which a write is noted in it.
+JOURNALS = frozenset({Routing.CAPTURE, Routing.DUAL})
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ class Session:
         running = [view for view in [*self.retired, self.view] if view.active or view.doubts]
         for m in found:
             routes = [view.routes.get(m.source) for view in running]
-            if m.phase in JOURNALLED and any(r is None or r.writes is not Routing.DUAL for r in routes):
+            if m.phase in JOURNALLED and any(r is None or r.writes not in JOURNALS for r in routes):
                 self.suspect(m.id)
 
     def suspect(self, migration_id: str) -> None:

@@ -1,0 +1,249 @@
+"""
+The backfill by snapshot: the server's own copy of the source's files becomes the target, indexes included.
+
+It is taken while writes go to the source alone and are journalled; whatever it misses is in the journal.
+
+*Recovering* puts the whole snapshot in the target's place, so one that was sent by somebody who is no longer at work,
+or whose answer was lost, must not land later.  It goes through the fence like every write to the target: the server
+resolves the name only when it has fetched the snapshot, and changes no alias between that and the end (up to 1.16;
+docs/adr/0013).  So once a fence has been dropped, no recovery through it can touch the target any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+from qferry.control import wire
+from qferry.errors import Conflict, Refused, Rejected
+from qferry.flows import configuration
+from qferry.flows.coordinator import POLL_S, Coordinator
+from qferry.flows.effects import Await, Begin, Carry, Flow, Json, Outcome, Report, Request, Sleep
+from qferry.protocol.phases import Event, Phase, Side
+from qferry.protocol.records import HOME, Migration
+
+LOOK_S = 1.0
+# How 1.15 and 1.16 say that they could not fetch the snapshot; it is carried to them then.
+_NOT_FETCHED = ("error sending request", "failed to download")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """
+    Where the target's server can fetch the snapshot.
+
+    Args:
+        url: The source's server.
+        api_key: Its key; the target's server is told it.
+    """
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Errand:
+    """One request that takes long, as a piece of work, so that the claim can be kept meanwhile."""
+
+    effect: Request | Carry
+
+    def flow(self) -> Generator[Request | Carry, Any, Any]:
+        """Send it."""
+        return (yield self.effect)
+
+
+def restore(co: Coordinator, origin: Origin) -> Flow[None]:
+    """
+    Take a snapshot of the source and put it in the target's place; writers may take up dual writes then.
+
+    Retry: safe.  Another attempt begins anew, and makes sure first that nothing of an earlier one can land any more.
+
+    Raises:
+        Refused: The source's configuration has changed since the start, or the target is not the one that was made.
+        RemoteFailure: A server could not do it; the source is untouched.
+    """
+    if co.migration.phase is not Phase.CAPTURING:
+        return
+    yield from co.acknowledged(co.migration.epoch)
+    yield from discard(co)
+    yield from _shut_out(co)
+    m = co.migration
+    # Writes acknowledged with wait=false before the clients kept a journal must have been applied before.
+    yield wire.barrier(HOME, m.source)
+    taken = yield from _take(co)
+    yield from _recover(co, origin, taken)
+    through = co.fence
+    yield from discard(co)
+    if through in (yield from _shut_out(co)):
+        raise Conflict(
+            "Another coordinator has interfered, and the snapshot was restored beside the target.",
+            hint="Look at `qferry status`, then run the command again.",
+        )
+    points = yield from _complete(co)
+    yield from co.move(Event.RESTORED, "restored from a snapshot", {"copied_points": points}, points=points)
+
+
+def _take(co: Coordinator) -> Flow[Json]:
+    m = co.migration
+    # A server gives a snapshot its name.  If we never learn it, this is what it can be told by.
+    kept = yield wire.snapshots(HOME, m.source)
+    yield from co.save({"archive": {"before": [snapshot["name"] for snapshot in kept]}})
+    taken = yield from _at_length(co, "snapshot", "the source", wire.create_snapshot(HOME, m.source))
+    yield from co.save({"archive": {"name": taken["name"], "checksum": taken["checksum"]}})
+    return taken
+
+
+def _recover(co: Coordinator, origin: Origin, taken: Json) -> Flow[None]:
+    """
+    Let the target's server fetch the snapshot; carry it there if it cannot.
+
+    Raises:
+        RemoteFailure: Neither was possible; the target may hold anything, and is replaced by the next attempt.
+    """
+    m = co.migration
+    download = wire.download_snapshot(HOME, m.source, taken["name"])
+    location = origin.url.rstrip("/") + download.path
+    fetch = wire.recover(m.target_url, co.fence, location, taken["checksum"], origin.api_key)
+    with co.owing():
+        if (yield from _fetched(co, fetch)):
+            return
+    yield Report("restore", text="the target's server cannot fetch the snapshot; it is carried there")
+    yield from _shut_out(co)
+    # The server keeps what it is sent, under the fence's name.
+    yield from co.save({"archive": {**co.migration.archive, "carried": co.fence}})
+    with co.owing():
+        bring = Carry(download, wire.upload_snapshot(m.target_url, co.fence, taken["checksum"]))
+        yield from _at_length(co, "restore", "the target", bring)
+
+
+def _fetched(co: Coordinator, fetch: Request) -> Flow[bool]:
+    """Let the target's server fetch and restore; False if it has only found that it cannot fetch."""
+    try:
+        yield from _at_length(co, "restore", "the target", fetch)
+    except Rejected as error:
+        if not any(words in error.message.lower() for words in _NOT_FETCHED):
+            raise
+        return False
+    return True
+
+
+def _at_length(co: Coordinator, stage: str, what: str, effect: Request | Carry) -> Flow[Any]:
+    """Carry out what takes long, and keep the claim meanwhile."""
+    number: int = yield Begin(Errand(effect))
+    while True:
+        yield Report(stage, text=what)
+        ended: list[tuple[int, Outcome]] = yield Await((number,), LOOK_S)
+        if ended:
+            return ended[0][1].result()
+        yield from co.stay()
+
+
+def discard(co: Coordinator) -> Flow[None]:
+    """Delete the snapshot, so that whoever has not fetched it yet never will; say which may have been left."""
+    m = co.migration
+    name, before = m.archive.get("name"), m.archive.get("before")
+    if name:
+        yield from _tolerant(wire.delete_snapshot(HOME, m.source, name))
+    elif before is not None:
+        yield from _until_idle(co)
+        kept = yield wire.snapshots(HOME, m.source)
+        left = [snapshot["name"] for snapshot in kept if snapshot["name"] not in before]
+        if left:
+            # One of them may be somebody else's backup.
+            names = ", ".join(left)
+            yield Report("left", text=f"an interrupted attempt may have left this snapshot of `{m.source}`: {names}")
+            yield from co.note("a snapshot may have been left", snapshots=left)
+    if m.archive:
+        yield from co.save({"archive": {key: m.archive[key] for key in ("carried",) if key in m.archive}})
+
+
+def _shut_out(co: Coordinator) -> Flow[list[str]]:
+    """
+    Put up a new fence, and see to it that no recovery through an earlier one can touch the target any more.
+
+    Returns the fences through which one has missed the target, because they had been dropped by then.
+
+    All requests of a server wait while it waits to change an alias, so what it has begun is let come to its end before.
+    """
+    yield from _until_idle(co)
+    yield from co.drop_fence()
+    yield from co.raise_fence()
+    missed: list[str] = yield from sweep(co.migration)
+    if "carried" in co.migration.archive:
+        yield from co.save({"archive": {key: v for key, v in co.migration.archive.items() if key != "carried"}})
+    return missed
+
+
+def _until_idle(co: Coordinator) -> Flow[None]:
+    while (yield from _busy(co.migration)):
+        yield Report("restore", text="waiting until the server is through with an earlier attempt")
+        yield from co.stay()
+        yield Sleep(POLL_S)
+
+
+def _busy(m: Migration) -> Flow[bool]:
+    """Whether a server is taking a snapshot of the source, or restoring one through a fence of this migration."""
+    here = yield wire.snapshot_work(HOME)
+    there = (yield wire.snapshot_work(m.target_url)) if m.target_url else here
+    takes = any(work["id"] == m.source and work.get("running_snapshots") for work in _works(here))
+    return takes or any(
+        work["id"].startswith(m.fence_prefix) and work.get("running_snapshot_recovery") for work in _works(there)
+    )
+
+
+def _works(telemetry: Json) -> list[Json]:
+    return (telemetry.get("collections") or {}).get("snapshots") or []
+
+
+def sweep(m: Migration) -> Flow[list[str]]:
+    """
+    Remove what recoveries through dropped fences have made: collections that bear a fence's name; returns their names.
+
+    An archive that was carried to the target's server is kept there under such a name, and goes the same way.
+    """
+    listed = yield wire.collections(m.target_url)
+    found = [c["name"] for c in listed["collections"] if c["name"].startswith(m.fence_prefix)]
+    kept = [m.archive["carried"]] if "carried" in m.archive else []
+    for name in {*found, *kept}:
+        if name not in found:
+            yield from _tolerant(wire.create_collection(m.target_url, name, {"vectors": {}}))
+        for snapshot in (yield wire.snapshots(m.target_url, name)):
+            yield from _tolerant(wire.delete_snapshot(m.target_url, name, snapshot["name"]))
+        yield from _tolerant(wire.delete_collection(m.target_url, name))
+    return found
+
+
+def _tolerant(request: Request) -> Flow[None]:
+    """Make or remove something that somebody else may have made or removed."""
+    try:
+        yield request
+    except Rejected as error:
+        if not error.missing and not error.exists:
+            raise
+
+
+def _complete(co: Coordinator) -> Flow[int]:
+    """
+    See that the target is what it should be, register its payload indexes, and count its points.
+
+    A recovery brings the indexes' data; the collection knows of them only when each is created once more (1.16.3).
+    """
+    m = co.migration
+    listed = yield wire.aliases(m.target_url)
+    if {"alias_name": m.marker(Side.TARGET), "collection_name": m.target} not in listed["aliases"]:
+        raise Refused(
+            f"`{m.target}` is not the collection that this migration has made.",
+            hint="Run `qferry abort`, then start again; the source is untouched.",
+        )
+    source, target = (yield wire.info(HOME, m.source)), (yield wire.info(m.target_url, m.target))
+    unlike = configuration.differences(source, target, m.overrides)
+    if unlike:
+        raise Refused(
+            f"The source's configuration has changed since the start: {unlike[0]}.",
+            hint="Run `qferry abort`, then start again; the source is untouched.",
+        )
+    yield from configuration.copy_indexes(m.target_url, m.target, source, target)
+    for name, schema in configuration.indexes(source).items():
+        yield wire.create_index(m.target_url, m.target, name, schema)
+    return int((yield wire.count(m.target_url, m.target))["count"])
