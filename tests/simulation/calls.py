@@ -18,7 +18,18 @@ from .possible_states import Step
 VECTORS = ("a", "b")
 GROUPS = (0, 1)
 # A stream's calls are spread over the life of the migration; an abort skips those in between.
-PHASES = ("", "preparing", "announced", "starting", "copying", "copied", "switched", "finishing", "finished")
+PHASES = (
+    "",
+    "preparing",
+    "announced",
+    "capturing",
+    "starting",
+    "copying",
+    "copied",
+    "switched",
+    "finishing",
+    "finished",
+)
 _PARTIAL = (
     "set_payload",
     "overwrite_payload",

@@ -44,6 +44,7 @@ class Collection:
         self.indexes: dict[str, Json] = {}
         self.points: dict[Id, tuple[Json, Json]] = {}
         self.vector_names = set(vectors_of(config["params"]))
+        self.broken = False  # half restored from a snapshot when the server crashed
         self.accepted: list[Callable[[], None]] = []  # answered for, but not applied yet; in order
         self._order: list[tuple[tuple[int, int], Id]] = []
         self._kinds: dict[Id, Json] = {}  # an index of the payload field that qferry's own records are chosen by
@@ -61,6 +62,14 @@ class Collection:
         self._kinds.pop(point_id, None)
         if self.points.pop(point_id, None) is not None:
             del self._order[bisect_left(self._order, (position(point_id),))]
+
+    def replace(self, points: Mapping[Id, tuple[Json, Json]]) -> None:
+        """Have these points and no others, as after a recovery."""
+        for point_id in list(self.points):
+            self.remove(point_id)
+        for point_id, (payload, vectors) in points.items():
+            self.put(point_id, payload, vectors)
+        self.broken = False
 
     def after(self, offset: Id | None) -> Iterable[Id]:
         """The ids from `offset` on, in the server's order."""

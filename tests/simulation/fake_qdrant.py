@@ -7,7 +7,9 @@ requests against a real server and compares answers, errors and what is stored.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
@@ -28,27 +30,72 @@ def plain(model: Any) -> Json:
     return model.model_dump(mode="json", exclude_none=True) if hasattr(model, "model_dump") else model
 
 
+@dataclass(frozen=True)
+class Archive:
+    """A snapshot: what a collection was at some moment, or each of its points at a moment of its own."""
+
+    name: str
+    collection: str
+    config: Json
+    points: Mapping[Id, tuple[Json, Json]]
+
+    @property
+    def checksum(self) -> str:
+        """Tells it from others."""
+        return f"{abs(hash(self.name)):064x}"
+
+
+@dataclass(frozen=True)
+class Later:
+    """What a server is still at: it ends, and is answered, some time from now; until then others are served."""
+
+    finish: Callable[[], Json]
+    broken_off: Callable[[], None]  # the server crashes in the middle of it
+
+
+def at_once(value: Any) -> Any:
+    """What came of a request, if nothing happens while it is worked on."""
+    return value.finish() if isinstance(value, Later) else value
+
+
 class FakeQdrant:
     """
     A server's state.
 
     Args:
+        elsewhere: The server at a URL, from which snapshots are fetched.
         page_points: The most points a scroll returns, whatever it asks for: small worlds then have many pages.
         deferred: Told of a collection that has accepted something it has not applied yet.
     """
 
-    def __init__(self, page_points: int = 10**9, deferred: Callable[[Collection], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        page_points: int = 10**9,
+        deferred: Callable[[Collection], None] = lambda _: None,
+        elsewhere: Callable[[str], FakeQdrant | None] = lambda _: None,
+    ) -> None:
         self.collections: dict[str, Collection] = {}
         self.aliases: dict[str, str] = {}
         self._page_points = page_points
         self._deferred = deferred
-        self._snapshots = 0
+        self._elsewhere = elsewhere
+        self.archives: dict[str, list[Archive]] = {}  # by the collection they are listed with
+        self._taken = 0
+        self._taking: list[str] = []  # collections of which a snapshot is being taken
+        self._restoring: list[str] = []  # names under which recoveries are being carried out
 
     def collection(self, name: str) -> Collection:
         """The collection of that name or alias; an alias is resolved when a request is carried out."""
         found = self.collections.get(self.aliases.get(name, name))
         if found is None:
             raise Refusal(404, f"Not found: Collection `{name}` doesn't exist!")
+        return found
+
+    def points_of(self, name: str) -> Collection:
+        """The same, for its points: they may be out of reach."""
+        found = self.collection(name)
+        if found.broken:
+            raise Refusal(500, "Service internal error: shard is not initialized")
         return found
 
     def request(self, method: str, path: str, body: Json, params: Mapping[str, str], *, overdue: bool = False) -> Json:
@@ -78,6 +125,10 @@ class FakeQdrant:
         if tail.startswith("index/"):
             self.collection(name).indexes.pop(unquote(parts[4]), None)
             return plain(COMPLETED)
+        if tail.startswith("snapshots/") and tail not in ("snapshots/recover", "snapshots/upload"):
+            return self._kept_archive(method, name, unquote(parts[4]))
+        if tail == "snapshots/upload":
+            return self._upload(name, body, params)
         return _ROUTES[method, tail](self, name, body or {})
 
     def call(self, method: str, name: str, kwargs: Mapping[str, Any], *, overdue: bool = False) -> Any:
@@ -94,7 +145,7 @@ class FakeQdrant:
         self, name: str, operations: Sequence[tuple[str, Json]], wait: bool, overdue: bool
     ) -> list[models.UpdateResult]:
         """Apply updates in order and stop at the first error; those before it stay."""
-        found = self.collection(name)
+        found = self.points_of(name)
         if not wait or overdue:
             for kind, body in operations:
                 found.accepted.append(lambda kind=kind, body=body: _ignoring_errors(found, kind, body))
@@ -131,6 +182,7 @@ class FakeQdrant:
     def _delete_collection(self, name: str, _: Json) -> bool:
         if self.collections.pop(name, None) is None:
             return False
+        self.archives.pop(name, None)
         self.aliases = {alias: real for alias, real in self.aliases.items() if real != name}
         return True
 
@@ -143,12 +195,90 @@ class FakeQdrant:
         self.collection(name).indexes[body["field_name"]] = body["field_schema"]
         return plain(COMPLETED)
 
-    def _snapshot(self, name: str, _: Json) -> Json:
-        self._snapshots += 1
-        return {"name": f"{self.collection(name).name}-{self._snapshots}.snapshot", "checksum": "0" * 64}
+    def _snapshot(self, name: str, _: Json) -> Later:
+        """Each point is caught somewhere between the beginning and the end."""
+        found = self.points_of(name)
+        self._taken += 1
+        title, before = f"{found.name}-{self._taken}.snapshot", dict(found.points)
+        self._taking.append(found.name)
+
+        def finish() -> Json:
+            self._taking.remove(found.name)
+            chance = random.Random(title)
+            caught = {i: chance.choice((before, found.points)).get(i) for i in {**before, **found.points}}
+            points = {i: state for i, state in caught.items() if state is not None}
+            archive = Archive(title, found.name, found.config, points)
+            self.archives.setdefault(found.name, []).append(archive)
+            return {"name": archive.name, "size": len(points), "checksum": archive.checksum}
+
+        return Later(finish, lambda: self._taking.remove(found.name))
+
+    def _list_archives(self, name: str, _: Json) -> Json:
+        return [{"name": archive.name} for archive in self.archives.get(self.collection(name).name, [])]
+
+    def _kept_archive(self, method: str, name: str, title: str) -> Json:
+        kept = self.archives.get(self.collection(name).name, [])
+        found = next((archive for archive in kept if archive.name == title), None)
+        if found is None:
+            raise Refusal(404, f"Not found: Snapshot {title} not found")
+        if method == "GET":
+            return found
+        kept.remove(found)
+        return True
+
+    def _recover(self, name: str, body: Json) -> Later:
+        """Fetched first; only then the name is resolved, and a collection made if it is nobody's."""
+        url, _, path = body["location"].partition("/collections/")
+        origin = self._elsewhere(url)
+        if origin is None:
+            raise Refusal(500, f"Service internal error: Http request error: error sending request for url ({url})")
+        source, _, title = path.split("/")
+        try:
+            archive = origin._kept_archive("GET", unquote(source), unquote(title))
+        except Refusal as refusal:
+            raise Refusal(400, f"Wrong input: Failed to download snapshot from {url}: {refusal.text}") from refusal
+        return self._restore(name, archive, body["checksum"])
+
+    def _upload(self, name: str, archive: Archive, params: Mapping[str, str]) -> Later:
+        """The archive stays, listed with whatever collection bears the name that was sent."""
+        later = self._restore(name, archive, params["checksum"])
+        self.archives.setdefault(name, []).append(archive)
+        return later
+
+    def _restore(self, name: str, archive: Archive, checksum: str) -> Later:
+        if archive.checksum != checksum:
+            raise Refusal(400, f"Wrong input: Snapshot checksum mismatch: expected {checksum}")
+        self._restoring.append(name)
+
+        def finish() -> Json:
+            self._restoring.remove(name)
+            real = self.aliases.get(name, name)
+            if real not in self.collections:
+                self.collections[real] = Collection(real, archive.config)
+            self.collections[real].replace(archive.points)
+            return True
+
+        def broken_off() -> None:
+            self._restoring.remove(name)
+            real = self.aliases.get(name, name)
+            if real in self.collections:
+                self.collections[real].broken = True
+
+        return Later(finish, broken_off)
+
+    def _snapshot_work(self, _: Json) -> Json:
+        works = [
+            {
+                "id": name,
+                "running_snapshots": self._taking.count(name),
+                "running_snapshot_recovery": self._restoring.count(name),
+            }
+            for name in {*self._taking, *self._restoring}
+        ]
+        return {"collections": {"snapshots": works}}
 
     def _scroll(self, name: str, body: Json) -> Json:
-        found = self.collection(name)
+        found = self.points_of(name)
         limit = min(body.get("limit", 10), self._page_points)
         page = found.matching(body.get("filter") or {}, body.get("offset"))[: limit + 1]
         offset = page.pop() if len(page) > limit else None
@@ -156,10 +286,10 @@ class FakeQdrant:
 
     def _sample(self, name: str, body: Json) -> Json:
         """Some of the points; always the same ones, which is as good as any."""
-        return {"points": [{"id": i} for i in self.collection(name).matching({})[::2][: body["limit"]]]}
+        return {"points": [{"id": i} for i in self.points_of(name).matching({})[::2][: body["limit"]]]}
 
     def _retrieve(self, name: str, body: Json) -> list[Json]:
-        found = self.collection(name)
+        found = self.points_of(name)
         return [_record(found, i, body) for i in dict.fromkeys(body["ids"]) if i in found.points]
 
 
@@ -202,6 +332,7 @@ def _operation(method: str, kwargs: Mapping[str, Any]) -> tuple[str, Json]:
 Server = FakeQdrant
 _SERVER_ROUTES: dict[tuple[str, str], Callable[[Server, Json], Json]] = {
     ("GET", "/"): lambda _, __: {"title": "qdrant - vector search engine", "version": VERSION},
+    ("GET", "/telemetry"): Server._snapshot_work,
     ("GET", "/cluster"): lambda _, __: {"status": "disabled"},
     ("GET", "/collections"): lambda s, _: {"collections": [{"name": name} for name in s.collections]},
     ("GET", "/aliases"): lambda s, _: {
@@ -221,10 +352,12 @@ _ROUTES: dict[tuple[str, str], Callable[[Server, str, Json], Json]] = {
     ("GET", "exists"): lambda s, name, _: {"exists": s.aliases.get(name, name) in s.collections},
     ("PUT", "index"): Server._create_index,
     ("POST", "snapshots"): Server._snapshot,
+    ("GET", "snapshots"): Server._list_archives,
+    ("PUT", "snapshots/recover"): Server._recover,
     ("POST", "points"): Server._retrieve,
     ("POST", "points/query"): Server._sample,
     ("POST", "points/scroll"): Server._scroll,
     ("POST", "points/count"): lambda s, name, body: {
-        "count": len(s.collection(name).matching(body.get("filter") or {}))
+        "count": len(s.points_of(name).matching(body.get("filter") or {}))
     },
 }

@@ -18,7 +18,7 @@ from qferry.errors import Rejected, Unreachable
 from qferry.flows.effects import Call, Request
 
 from .fake_collection import Collection, Refusal
-from .fake_qdrant import FakeQdrant
+from .fake_qdrant import FakeQdrant, Later
 
 if TYPE_CHECKING:
     from .world import Process, World
@@ -33,6 +33,8 @@ LATE_S = 2.2
 ORPHAN_S = 2.2
 # What was accepted and not applied yet is applied within this time.
 DEFERRED_S = 1.5
+# How long a server is busy with a snapshot at most.
+WORK_S = 2.5
 FAULTS = ("refused", "failed", "lost", "late", "never", "overdue")
 
 
@@ -41,7 +43,12 @@ class Server:
 
     def __init__(self, network: Network, name: str, page_points: int) -> None:
         self.name = name
-        self.qdrant = FakeQdrant(page_points, lambda collection: network.apply_later(self, collection))
+        self.qdrant = FakeQdrant(
+            page_points,
+            lambda collection: network.apply_later(self, collection),
+            lambda _: network.servers[""].qdrant if name in network.fetching else None,
+        )
+        self.at_work: dict[Flight, Later] = {}  # what takes it a while
         self.down_until = 0.0
         self.stopped_until = 0.0
         self.flights: dict[Flight, None] = {}
@@ -63,6 +70,7 @@ class Network:
         self.record_changed: Callable[[], None] = lambda: None  # told of each change of a migration's record
         self.servers = {name: Server(self, name, page_points) for name in servers}
         self.faults = dict(faults)
+        self.fetching = {*servers}  # those that can fetch a snapshot from the source's server
         self.calm = False  # set at the end of a run: nothing fails any more
 
     def send(self, process: Process, effect: Request | Call, answered: Answered) -> None:
@@ -112,6 +120,9 @@ class Network:
         for flight in list(server.flights):
             flight.landed = True
             flight.break_off("server crashed")
+        for work in server.at_work.values():
+            work.broken_off()
+        server.at_work.clear()
         self.world.after(seconds, lambda: self._recover(server, logged))
 
     def _recover(self, server: Server, logged: list[Flight]) -> None:
@@ -193,23 +204,45 @@ class Flight:
             return
         self.landed = True
         value, error = self.carry_out("lands" if self._answered is not None else "lands late")
+        if isinstance(value, Later):
+            server.at_work[self] = value
+            world.after(chance.uniform(0, WORK_S), self._finish)
+        else:
+            self._respond(value, error)
+
+    def _finish(self) -> None:
+        """Let the server come to an end with what it is at."""
+        work = self.server.at_work.pop(self, None)
+        if work is not None:
+            self._respond(*self._tried(work.finish, "is done with"))
+
+    def _respond(self, value: Any, error: Exception | None) -> None:
         if self._fault != "lost":
             hurt = self._fault if self._fault == "overdue" else ""
-            world.after(self.network.delay(self.process), lambda: self._answer(value, error, hurt))
+            self.world.after(self.network.delay(self.process), lambda: self._answer(value, error, hurt))
+
+    def _tried(self, act: Callable[[], Any], what: str) -> tuple[Any, Exception | None]:
+        try:
+            value = act()
+        except Refusal as refusal:
+            self.world.note(self.process.name, f"{what}: {refusal.status} {refusal.text}", self.effect)
+            return None, error_of(self.effect, refusal.status, refusal.text)
+        self.world.note(self.process.name, what, (self.effect, value))
+        return value, None
 
     def carry_out(self, what: str) -> tuple[Any, Exception | None]:
         """Let the server do it."""
         overdue = self._fault == "overdue"
         effect, qdrant = self.effect, self.server.qdrant
-        try:
+
+        def act() -> Any:
             if isinstance(effect, Call):
-                value = qdrant.call(effect.method, effect.collection, effect.kwargs, overdue=overdue)
-            else:
-                value = qdrant.request(effect.method, effect.path, effect.body, effect.params, overdue=overdue)
-        except Refusal as refusal:
-            self.world.note(self.process.name, f"{what}: {refusal.status} {refusal.text}", effect)
-            return None, error_of(effect, refusal.status, refusal.text)
-        self.world.note(self.process.name, what, (effect, value))
+                return qdrant.call(effect.method, effect.collection, effect.kwargs, overdue=overdue)
+            return qdrant.request(effect.method, effect.path, effect.body, effect.params, overdue=overdue)
+
+        value, error = self._tried(act, what)
+        if error is not None:
+            return None, error
         if isinstance(effect, Request) and effect.op == "set_payload":
             self.network.record_changed()
         if isinstance(effect, Request) and self.is_write and value["status"] == "wait_timeout":

@@ -13,16 +13,18 @@ from qferry.flows import lifecycle
 from qferry.flows.coordinator import Coordinator, claim
 from qferry.flows.copy import copy
 from qferry.flows.effects import Flow
+from qferry.flows.restore import Origin, restore
 from qferry.flows.settle import drain_well
 from qferry.flows.verify import verify
 from qferry.protocol.phases import Phase
-from qferry.protocol.records import CONTROL_COLLECTION, Migration, WritePolicy
+from qferry.protocol.records import CONTROL_COLLECTION, Migration, Strategy, WritePolicy
 
 from .application import SOURCE, TARGET
 from .prepared import carried_out
 from .world import Accidents, Process, Task, World
 
 ACK_TIMEOUT_S = 10.0
+HOME_URL = "http://home"
 _BEGINNING = (Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING)
 
 
@@ -34,7 +36,7 @@ class Goal:
     percent: int = 0
 
 
-def _start(target_url: str, policy: WritePolicy) -> Flow[None]:
+def _start(target_url: str, policy: WritePolicy, strategy: Strategy) -> Flow[None]:
     """What `commands.start` does, without the plan."""
     found = yield from lifecycle.open_migrations()
     mine = [m for m in found if SOURCE in m.names]
@@ -42,7 +44,7 @@ def _start(target_url: str, policy: WritePolicy) -> Flow[None]:
         migration = lifecycle.one_of(mine, SOURCE)
     else:
         yield from lifecycle.ensure_control_collection()
-        migration = yield from lifecycle.record(SOURCE, TARGET, target_url, {}, (), policy)
+        migration = yield from lifecycle.record(SOURCE, TARGET, target_url, {}, (), policy, strategy)
     yield from _claimed(migration, lifecycle.start)
 
 
@@ -66,6 +68,9 @@ def _release(co: Coordinator) -> Flow[None]:
 
 
 def _backfill(co: Coordinator) -> Flow[None]:
+    yield from restore(co, Origin(HOME_URL))
+    if co.migration.phase is Phase.STARTING:
+        yield from lifecycle.take_up_dual_writes(co)
     yield from copy(co)
     yield from drain_well(co)
 
@@ -84,6 +89,7 @@ class Operator:
         accidents: For the n-th command it runs.
         target_url: The target's server.
         policy: The write policy.
+        strategy: How history gets to the target.
         doubled: Commands, by number, for which a second coordinator is started at once.
     """
 
@@ -94,12 +100,14 @@ class Operator:
         accidents: dict[int, Accidents],
         target_url: str,
         policy: WritePolicy,
+        strategy: Strategy,
         doubled: frozenset[int],
     ) -> None:
         self.world = world
         self.goals = list(goals)
         self.target_url = target_url
         self.policy = policy
+        self.strategy = strategy
         self.problems: list[str] = []  # how commands ended that did not succeed
         self.running: dict[str, Process] = {}
         self._accidents = accidents
@@ -161,10 +169,10 @@ class Operator:
     def _next_command(self) -> tuple[str, Flow[Any]]:
         m, goal = self.migration(), self.goals[0]
         if m is None or (m.phase in _BEGINNING and goal.what != "abort"):
-            return "start", _start(self.target_url, self.policy)
+            return "start", _start(self.target_url, self.policy, self.strategy)
         if goal.what == "abort":
             return "abort", _claimed(m, lifecycle.abort)
-        if m.phase is Phase.COPYING:
+        if m.phase in (Phase.CAPTURING, Phase.COPYING):
             return "backfill", _claimed(m, _backfill)
         proven = m.verified is not None and not m.suspicions and not self._repair_first
         if m.phase in (Phase.COPIED, Phase.SWITCHED) and goal.what != "rollback" and not proven:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
-from qferry.flows.effects import Await, Begin, Call, Flow, NewId, Now, Outcome, Request, Sleep, Today, Together
+from qferry.errors import FerryError
+from qferry.flows.effects import Await, Begin, Call, Carry, Flow, NewId, Now, Outcome, Request, Sleep, Today, Together
 
 from .fake_collection import Refusal
+from .fake_qdrant import at_once
 from .network import Network, error_of
 
 
@@ -28,10 +31,17 @@ def carried_out(flow: Flow[Any], network: Network, seed: str) -> Any:
         match effect:
             case Request() | Call():
                 value, error = _carried_out(effect, network)
+            case Carry(download, upload):
+                archive, error = _carried_out(download, network)
+                if error is None:
+                    value, error = _carried_out(replace(upload, body=archive), network)
             case Together(effects):
                 value = [Outcome(*_carried_out(one, network)) for one in effects]
             case Begin(work):
-                pieces.append(Outcome(carried_out(work.flow(), network, f"{seed} {len(pieces)}")))
+                try:
+                    pieces.append(Outcome(carried_out(work.flow(), network, f"{seed} {len(pieces)}")))
+                except FerryError as failed:
+                    pieces.append(Outcome(error=failed))
                 value = len(pieces) - 1
             case Await(numbers, _):
                 value = [(n, pieces[n]) for n in numbers]
@@ -50,6 +60,6 @@ def _carried_out(effect: Request | Call, network: Network) -> tuple[Any, Excepti
     try:
         if isinstance(effect, Call):
             return qdrant.call(effect.method, effect.collection, effect.kwargs), None
-        return qdrant.request(effect.method, effect.path, effect.body, effect.params), None
+        return at_once(qdrant.request(effect.method, effect.path, effect.body, effect.params)), None
     except Refusal as refusal:
         return None, error_of(effect, refusal.status, refusal.text)

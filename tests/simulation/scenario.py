@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from qferry.protocol.records import Pins, WritePolicy
+from qferry.protocol.records import Pins, Strategy, WritePolicy
 
 from .application import ClientPlan
 from .calls import PHASES, planned_stream
@@ -20,6 +20,7 @@ CALM_AT_S = 20.0
 
 
 # Where a run begins: mostly in the middle, since what comes later is then tried more often.
+_SNAPSHOTS = 0.3  # the share of runs in which a snapshot is restored
 _BEGINNINGS = ("", "copying", "copied", "copied", "switched", "switched", "switched")
 
 
@@ -42,6 +43,8 @@ class Scenario:
     present: tuple[int, ...]  # those that exist at the beginning
     target_url: str
     policy: WritePolicy
+    strategy: Strategy
+    fetches: bool  # whether the target's server can fetch a snapshot by itself
     clients: tuple[ClientPlan, ...]
     goals: tuple[Goal, ...]
     coordinator_accidents: dict[int, Accidents]
@@ -58,9 +61,14 @@ class Scenario:
         points = tuple(range(1, 1 + chance.choice((1, 2, 3, 4, 7))))
         # Most calls of a run fall into one phase, so that each phase is put under load by some runs.
         begins = chance.choice(_BEGINNINGS)
+        other = random.Random(f"{seed} strategy")
+        strategy = Strategy.SNAPSHOT if other.random() < _SNAPSHOTS else Strategy.STREAM
+        phases = tuple(p for p in PHASES if strategy is Strategy.SNAPSHOT or p != "capturing")
+        if strategy is Strategy.SNAPSHOT and begins in ("copying", "copied"):
+            begins = "capturing"
         goals = _goals(chance, begins)
         ends = "finished" if goals[-1].what in ("finish", "cleanup", "abort") else "switched"
-        to_come = PHASES[PHASES.index(begins) : PHASES.index(ends) + 1]
+        to_come = phases[phases.index(begins) : phases.index(ends) + 1]
         focus = chance.choice(to_come[3:] if not begins else to_come)
         target_url = TARGET_SERVER if chance.random() < 0.3 else ""
         accidental = chance.random() < 0.5
@@ -71,6 +79,8 @@ class Scenario:
             present=tuple(p for p in points if chance.random() < 0.7),
             target_url=target_url,
             policy=chance.choice(tuple(WritePolicy)),
+            strategy=strategy,
+            fetches=other.random() < 0.7,
             clients=tuple(_client(chance, i, points, focus, to_come, accidental) for i in range(chance.randint(2, 3))),
             goals=goals,
             begins=begins,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from unittest.mock import patch
 
 from qferry.control import records
-from qferry.flows import compare, coordinator, copy, heartbeat, lifecycle, missing, settle, verify, write
+from qferry.flows import compare, coordinator, copy, heartbeat, lifecycle, missing, restore, settle, verify, write
 from qferry.protocol import session
 from qferry.protocol.phases import Phase
 from qferry.protocol.records import CONTROL_COLLECTION
@@ -29,6 +29,31 @@ LEASE_S = 2.5
 CLAIM_S = 4.0
 _CONFIG = {"vectors": {name: {"size": 1, "distance": "Dot"} for name in VECTORS}}
 
+# What ships, and what a small world has in its place.
+_SMALL = (
+    (settle, "CHECK_POINTS", 2),
+    (verify, "PAGE_POINTS", 2),
+    (compare, "PAGE_POINTS", 2),
+    (compare, "RANGE_POINTS", 2),
+    (compare, "PIECE_POINTS", 3),
+    (compare, "OWN_PIECE_POINTS", 3),
+    (copy, "RANGE_POINTS", 2),
+    (copy, "PIECE_POINTS", 3),
+    (copy, "OWN_PIECE_POINTS", 3),
+    (write, "RESOLVE_POINTS", 2),
+    (heartbeat, "FLUSH_POINTS", 2),
+    (session, "LEASE_S", LEASE_S),
+    (coordinator, "LEASE_S", LEASE_S),
+    (lifecycle, "LEASE_S", LEASE_S),
+    (missing, "MISSING_PATIENCE_S", LEASE_S),
+    (write, "LACKING_PATIENCE_S", 6 * LEASE_S),
+    (coordinator, "LANDING_S", GRACE_S),
+    (coordinator, "CLAIM_S", CLAIM_S),
+    (coordinator, "POLL_S", 0.4),
+    (restore, "POLL_S", 0.4),
+    (verify, "GRACE_S", GRACE_S),
+)
+
 
 @dataclass
 class Result:
@@ -45,34 +70,17 @@ class Result:
 @contextmanager
 def small_world() -> Iterator[None]:
     """Make every page so small that a few points have several, which can then interleave, and every wait short."""
-    with (
-        patch.object(settle, "CHECK_POINTS", 2),
-        patch.object(verify, "PAGE_POINTS", 2),
-        patch.object(compare, "PAGE_POINTS", 2),
-        patch.object(compare, "RANGE_POINTS", 2),
-        patch.object(compare, "PIECE_POINTS", 3),
-        patch.object(compare, "OWN_PIECE_POINTS", 3),
-        patch.object(copy, "RANGE_POINTS", 2),
-        patch.object(copy, "PIECE_POINTS", 3),
-        patch.object(copy, "OWN_PIECE_POINTS", 3),
-        patch.object(write, "RESOLVE_POINTS", 2),
-        patch.object(heartbeat, "FLUSH_POINTS", 2),
-        patch.object(session, "LEASE_S", LEASE_S),
-        patch.object(coordinator, "LEASE_S", LEASE_S),
-        patch.object(lifecycle, "LEASE_S", LEASE_S),
-        patch.object(missing, "MISSING_PATIENCE_S", LEASE_S),
-        patch.object(write, "LACKING_PATIENCE_S", 6 * LEASE_S),
-        patch.object(coordinator, "LANDING_S", GRACE_S),
-        patch.object(coordinator, "CLAIM_S", CLAIM_S),
-        patch.object(coordinator, "POLL_S", 0.4),
-        patch.object(verify, "GRACE_S", GRACE_S),
-    ):
+    with ExitStack() as patched:
+        for module, name, value in _SMALL:
+            patched.enter_context(patch.object(module, name, value))
         yield
 
 
 def simulate(scenario: Scenario) -> Result:
     """Run a scenario to its end and judge it."""
     network = Network(tuple(dict.fromkeys(("", scenario.target_url))), scenario.faults)
+    if not scenario.fetches:
+        network.fetching.clear()
     world = World(scenario.seed, network)
     world.accidental = bool(scenario.coordinator_accidents)
     home = network.servers[""].qdrant
@@ -83,6 +91,7 @@ def simulate(scenario: Scenario) -> Result:
         scenario.coordinator_accidents,
         scenario.target_url,
         scenario.policy,
+        scenario.strategy,
         scenario.doubled,
     )
     with small_world():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from math import inf
 from typing import Any
@@ -20,6 +21,7 @@ from qferry.flows.effects import (
     Await,
     Begin,
     Call,
+    Carry,
     Effect,
     Flow,
     Fresh,
@@ -278,6 +280,8 @@ class Task:
             case Request() | Call():
                 self.last_call = effect if isinstance(effect, Call) else self.last_call
                 world.network.send(self.process, effect, answered)
+            case Carry(download, upload):
+                self._carry(download, upload, answered)
             case Together(effects):
                 self._together(effects, answered)
             case Begin(work):
@@ -306,6 +310,15 @@ class Task:
         process.await_piece(look)
         process.world.after(seconds / process._rate, lambda: answered(process.ended(numbers), None, ""))
         look()
+
+    def _carry(self, download: Request, upload: Request, answered: Answered) -> None:
+        def bring(value: Any, error: BaseException | None, hurt: str) -> None:
+            if error is not None or not self.process.alive:
+                answered(value, error, hurt)
+            else:
+                self.process.world.network.send(self.process, replace(upload, body=value), answered)
+
+        self.process.world.network.send(self.process, download, bring)
 
     def _together(
         self, effects: tuple[Request | Call, ...], answered: Callable[[Any, BaseException | None, str], None]
