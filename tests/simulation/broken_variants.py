@@ -28,7 +28,7 @@ from qdrant_client import models
 
 from qferry.control import records, wire
 from qferry.errors import Rejected
-from qferry.flows import copy, lifecycle, missing, settle, write
+from qferry.flows import copy, lifecycle, missing, restore, settle, write
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Begin, Effect, Flow, Now, Outcome, Request, Sleep, Together
 from qferry.protocol.doubt import Doubt
@@ -37,6 +37,7 @@ from qferry.protocol.phases import Phase, Routing, Side
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration
 from qferry.protocol.session import Route, Session
 
+from .application import TARGET
 from .scenario import Scenario
 from .simulation import Result, simulate
 
@@ -344,6 +345,32 @@ def reading_the_target_before_it_is_verified(shipped: Any, cls: type[Route], mig
     """Read from the target as soon as writes go there, as ENABLE_NEW_READS would have it."""
     route: Route = shipped(cls, migration, pins)
     return replace(route, read_percent=100) if route.writes is Routing.DUAL else route
+
+
+# The snapshot.
+
+
+@variant(restore, "_shut_out")
+def recovering_through_a_fence_that_stays(_: Any, co: Coordinator) -> Flow[list[str]]:
+    """Keep the fence that stands, so that what was sent through it earlier may come late."""
+    if not co.fence:
+        standing = yield from co._fences()
+        co.fence = standing[0] if standing else ""
+    yield from co.fenced()
+    return []
+
+
+@variant(wire, "recover")
+def recovering_by_the_target_s_name(shipped: Any, server: str, collection: str, *args: Any) -> Request:
+    """Recover into the target itself, which nothing can keep from landing late."""
+    request: Request = shipped(server, TARGET, *args)
+    return request
+
+
+@variant(Migration, "routing")
+def a_snapshot_without_a_journal(shipped: Any, migration: Migration) -> Routing:
+    """Go on without a journal until the target has been restored."""
+    return Routing.SOURCE_ONLY if migration.phase is Phase.CAPTURING else Routing(shipped(migration))
 
 
 # The finish.
