@@ -55,16 +55,28 @@ class Connection:
         )
 
     @property
-    def origin(self) -> Origin:
-        """Where the target's server may fetch a snapshot of the source."""
-        return Origin(self.url, self.api_key)
+    def origin(self) -> Origin | None:
+        """
+        Where the target's server may fetch a snapshot of the source.
+
+        None: it must be carried there, because another server is not to learn the source's key.
+        """
+        if self.target_url and self.api_key:
+            return None
+        return Origin(self._address(HOME), self.api_key)
+
+    def _address(self, server: str) -> str:
+        """The URL of a server as qdrant-client understands it: it has ports of its own."""
+        client = QdrantClient(url=server or self.url, timeout=self.timeout_s, check_compatibility=False)
+        with contextlib.closing(client):
+            return str(client.http.client.host)
 
     def _key(self, server: str) -> str | None:
         return self.api_key if server == HOME else self.target_api_key or self.api_key
 
     def _bare_client(self, server: str) -> httpx.Client:
         key = self._key(server)
-        return httpx.Client(base_url=server or self.url, headers={"api-key": key} if key else {})
+        return httpx.Client(base_url=self._address(server), headers={"api-key": key} if key else {})
 
     @contextlib.contextmanager
     def pages(self, migration: Migration, report: Reporter) -> Iterator[Pages | None]:

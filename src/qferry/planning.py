@@ -15,13 +15,14 @@ from qferry.flows.copy import PAGE_POINTS_MAX
 from qferry.flows.effects import Flow, Json
 from qferry.flows.write import RESOLVE_POINTS
 from qferry.naming import check_collection_name
+from qferry.protocol.phases import Phase
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Strategy
 
 # Before 1.14 a scroll under load may lose points (qdrant#6289), and every check rests on scrolls; tests run on 1.16.3.
 OLDEST_SERVER = (1, 14)
-# A snapshot taken under writes is sound from the first on (research: #7298, #7248, #7306), and the proof that none is
-# restored late was made for servers before the second (docs/adr/0013).
-SNAPSHOTS_FROM, SNAPSHOTS_BEFORE = (1, 15, 5), (1, 17)
+# Servers from the first on say whether they restore a snapshot, and the proof that none is restored late was made for
+# servers before the second (docs/adr/0013).
+SNAPSHOTS_FROM, SNAPSHOTS_BEFORE = (1, 16), (1, 17)
 # How many copies of a point a target on a cluster may have (docs/adr/0009).
 COPIES = (1, 2)
 # The largest pages and conditions of the protocol, by the name of the limit that may forbid them.
@@ -83,9 +84,8 @@ def plan(
     check_collection_name(target)
     version = yield from server_version(HOME)
     yield from _single_node(HOME)
-    theirs = version
     if other:
-        theirs = yield from server_version(other)
+        yield from server_version(other)
         nodes = yield from _nodes(other)
         _right_for_cluster(nodes, overrides)
     listed = (yield wire.aliases(HOME))["aliases"]
@@ -109,9 +109,9 @@ def plan(
     if other and source != target:
         yield from _name_is_free_at_home(target, listed)
     body = configuration.to_create(info, overrides)
-    obstacle = _obstacle(version, theirs, overrides)
-    if wanted is Strategy.SNAPSHOT and obstacle:
-        raise Refused(f"A snapshot is not possible: {obstacle}.", hint="Leave --strategy out, and points are streamed.")
+    why_not = yield from obstacle(other, overrides)
+    if wanted is Strategy.SNAPSHOT and why_not:
+        raise Refused(f"A snapshot is not possible: {why_not}.", hint="Leave --strategy out, and points are streamed.")
     target_exists = yield from _target_is_free(other, target)
     count = (yield wire.count(HOME, source))["count"]
     aliases = tuple(
@@ -129,8 +129,8 @@ def plan(
         aliases=aliases,
         asked_for=asked_for,
         target_exists=target_exists,
-        strategy=(wanted or (Strategy.STREAM if obstacle else Strategy.SNAPSHOT)).value,
-        because="asked for" if wanted else obstacle or "same configuration, and servers that restore snapshots safely",
+        strategy=(wanted or (Strategy.STREAM if why_not else Strategy.SNAPSHOT)).value,
+        because="asked for" if wanted else why_not or "same configuration, and servers that restore snapshots safely",
         steps=tuple(
             shlex.join(step.split() + words) + (f" --target-url {shlex.quote(other)}" if other else "")
             for step, words in (
@@ -145,14 +145,19 @@ def plan(
     )
 
 
-def _obstacle(source_version: str, target_version: str, overrides: Mapping[str, Any]) -> str:
+def obstacle(target_url: str, overrides: Mapping[str, Any]) -> Flow[str]:
     """Why the target cannot be restored from a snapshot of the source; empty if it can."""
+    source_version = yield from server_version(HOME)
+    target_version = (yield from server_version(target_url)) if target_url else source_version
+    for server in {HOME, target_url}:
+        if (yield wire.cluster(server)).get("status") == "enabled":
+            return "that is proven for servers that are no cluster, and one runs as a cluster of one"
     if overrides:
         return "the target is to be configured differently"
     ours, theirs = _numbers(source_version), _numbers(target_version)
     for found, words in ((ours, source_version), (theirs, target_version)):
         if not found >= SNAPSHOTS_FROM or found[:2] >= SNAPSHOTS_BEFORE:
-            return f"that is proven for servers from 1.15.5 to 1.16, and one runs {words}"
+            return f"that is proven for servers of 1.16, and one runs {words}"
     if ours[:2] != theirs[:2] or theirs < ours:
         return f"a server with {target_version} does not read snapshots of {source_version}"
     return ""
@@ -197,6 +202,13 @@ def _right_for_cluster(nodes: int, overrides: Mapping[str, Any]) -> None:
 def still_as_planned(m: Migration) -> Flow[None]:
     """Refuse to go on when a single node has become a cluster since, which nothing here would notice."""
     yield from _single_node(HOME)
+    if m.phase is Phase.CAPTURING:
+        why_not = yield from obstacle(m.target_url, m.overrides)
+        if why_not:
+            raise Refused(
+                f"No snapshot can be restored any more: {why_not}.",
+                hint="Run `qferry abort`, then start again; the source is untouched.",
+            )
     if m.target_url and not configuration.is_replicated(m.overrides) and (yield from _nodes(m.target_url)) > 1:
         raise Refused(
             "The target's server has become a cluster since the migration was planned for a single node.",

@@ -354,7 +354,7 @@ def reading_the_target_before_it_is_verified(shipped: Any, cls: type[Route], mig
 def recovering_through_a_fence_that_stays(_: Any, co: Coordinator) -> Flow[list[str]]:
     """Keep the fence that stands, so that what was sent through it earlier may come late."""
     if not co.fence:
-        standing = yield from co._fences()
+        standing = yield from co.fences()
         co.fence = standing[0] if standing else ""
     yield from co.fenced()
     return []

@@ -34,7 +34,7 @@ ORPHAN_S = 2.2
 # What was accepted and not applied yet is applied within this time.
 DEFERRED_S = 1.5
 # How long a server is busy with a snapshot at most.
-WORK_S = 2.5
+WORK_S = 6.0
 FAULTS = ("refused", "failed", "lost", "late", "never", "overdue")
 
 

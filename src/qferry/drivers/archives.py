@@ -29,7 +29,6 @@ def carried(effect: Carry, client_for: Callable[[str], httpx.Client]) -> Any:
         Unreachable: One of them gave no answer; the second request may have been carried out.
     """
     fetch, bring = effect.download, effect.upload
-    asked = fetch
     try:
         with client_for(fetch.server) as source, client_for(bring.server) as target:
             # Compressing would cost more than it saves: vectors are noise.
@@ -38,7 +37,6 @@ def carried(effect: Carry, client_for: Callable[[str], httpx.Client]) -> Any:
                 if arriving.is_error:
                     arriving.read()
                 _require_success(arriving, fetch)
-                asked = bring
                 answer = target.request(
                     bring.method,
                     bring.path,
@@ -50,7 +48,7 @@ def carried(effect: Carry, client_for: Callable[[str], httpx.Client]) -> Any:
                 return http.result_of(answer.json(), bring)
     except httpx.HTTPError as error:
         raise Unreachable(
-            f"The transfer of a snapshot broke off at {asked.method} {asked.path}: {type(error).__name__} {error}.",
+            f"The transfer of a snapshot from {fetch.path} to {bring.path} broke off: {type(error).__name__} {error}.",
             hint="Run the command again; it begins anew.",
         ) from error
 

@@ -75,6 +75,7 @@ class Threads(Executor):
     A thread for each piece of work.
 
     The end of the process does not wait for them, as it would for a pool's: a request to a server may take hours.
+    Each begins at once, so there is nothing for `shutdown` to cancel.
     """
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:

@@ -125,7 +125,7 @@ class Coordinator:
         what had been accepted.
         """
         m = self.migration
-        old = yield from self._fences()
+        old = yield from self.fences()
         # Whoever is interrupted before the end of the wait leaves the new fence standing, so that the next one waits.
         # And what one owes oneself must be outlasted also if somebody else has dropped one's fence.
         must_wait = self._owing = bool(old) or self._owing
@@ -144,7 +144,8 @@ class Coordinator:
             yield wire.barrier(m.target_url, m.target)
         self._owing = False
 
-    def _fences(self) -> Flow[list[str]]:
+    def fences(self) -> Flow[list[str]]:
+        """The fences that stand, one's own and others'."""
         return (yield from self._aliases(self.migration.fence_prefix))
 
     def _aliases(self, prefix: str) -> Flow[list[str]]:

@@ -457,11 +457,10 @@ def abort(co: Coordinator) -> Flow[None]:
     yield from co.acknowledged(co.migration.epoch)
     m = co.migration
     yield from co.still_mine()
-    yield from restore.discard(co)
+    if m.strategy is Strategy.SNAPSHOT:
+        yield from restore.dismantle(co)
     if (yield from carries_marker(m, Side.TARGET)):
         yield wire.delete_collection(m.target_url, m.target)
-    if m.strategy is Strategy.SNAPSHOT:
-        yield from restore.sweep(m)
     yield from _dismantle(m)
     if m.plan:
         yield records.forget(m.plan)

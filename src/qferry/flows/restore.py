@@ -11,21 +11,27 @@ docs/adr/0013).  So once a fence has been dropped, no recovery through it can to
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from qferry.control import wire
-from qferry.errors import Conflict, Refused, Rejected
+from qferry.errors import Conflict, Refused, Rejected, RemoteFailure
 from qferry.flows import configuration
-from qferry.flows.coordinator import POLL_S, Coordinator
+from qferry.flows.coordinator import LANDING_S, POLL_S, Coordinator
 from qferry.flows.effects import Await, Begin, Carry, Flow, Json, Outcome, Report, Request, Sleep
 from qferry.protocol.phases import Event, Phase, Side
 from qferry.protocol.records import HOME, Migration
 
 LOOK_S = 1.0
-# How 1.15 and 1.16 say that they could not fetch the snapshot; it is carried to them then.
-_NOT_FETCHED = ("error sending request", "failed to download")
+# How 1.16 says that it could not fetch the snapshot, or got something else; it is carried there then.
+_NOT_FETCHED = ("error sending request", "failed to download", "checksum mismatch")
+_HINT = (
+    "The source is untouched, and the command may be run again.  If a proxy gives up waiting for a large snapshot, or "
+    "there is no room for one, run `qferry abort` and start with --strategy stream."
+)
+# Snapshots are named by the second; one of the same second has the same name.
+_NAMED_ANEW_S = 1.1
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Origin:
 
     Args:
         url: The source's server.
-        api_key: Its key; the target's server is told it.
+        api_key: Its key, which the target's server is told.
     """
 
     url: str
@@ -53,9 +59,11 @@ class Errand:
         return (yield self.effect)
 
 
-def restore(co: Coordinator, origin: Origin) -> Flow[None]:
+def restore(co: Coordinator, origin: Origin | None) -> Flow[None]:
     """
     Take a snapshot of the source and put it in the target's place; writers may take up dual writes then.
+
+    Without an `origin` the snapshot is carried to the target's server through this process.
 
     Retry: safe.  Another attempt begins anew, and makes sure first that nothing of an earlier one can land any more.
 
@@ -69,6 +77,7 @@ def restore(co: Coordinator, origin: Origin) -> Flow[None]:
     yield from discard(co)
     yield from _shut_out(co)
     m = co.migration
+    yield from _unchanged(m)
     # Writes acknowledged with wait=false before the clients kept a journal must have been applied before.
     yield wire.barrier(HOME, m.source)
     taken = yield from _take(co)
@@ -87,40 +96,60 @@ def restore(co: Coordinator, origin: Origin) -> Flow[None]:
 def _take(co: Coordinator) -> Flow[Json]:
     m = co.migration
     # A server gives a snapshot its name.  If we never learn it, this is what it can be told by.
-    kept = yield wire.snapshots(HOME, m.source)
-    yield from co.save({"archive": {"before": [snapshot["name"] for snapshot in kept]}})
-    taken = yield from _at_length(co, "snapshot", "the source", wire.create_snapshot(HOME, m.source))
-    yield from co.save({"archive": {"name": taken["name"], "checksum": taken["checksum"]}})
+    before = yield from _kept(m)
+    yield from co.save({"archive": {"before": before}})
+    while True:
+        taken = yield from _taken(co, before)
+        if taken["name"] not in before:
+            yield from co.save({"archive": {"name": taken["name"], "checksum": taken["checksum"]}})
+            return taken
+        # It has taken the place of somebody's backup of the very same second, which must not be deleted.
+        yield Sleep(_NAMED_ANEW_S)
+
+
+def _taken(co: Coordinator, before: Sequence[str]) -> Flow[Json]:
+    """Take a snapshot, and remove it again if the claim is gone by then."""
+    m = co.migration
+    number: int = yield Begin(Errand(wire.create_snapshot(HOME, m.source)))
+    try:
+        taken = yield from _awaited(co, number, Report("snapshot", text="of the source"))
+        yield from co.still_mine()
+    except Conflict:
+        ((_, outcome),) = yield Await((number,), wire.ARCHIVE_S)
+        if outcome.error is None and outcome.value["name"] not in before:
+            yield from _tolerant(wire.delete_snapshot(HOME, m.source, outcome.value["name"]))
+        raise
     return taken
 
 
-def _recover(co: Coordinator, origin: Origin, taken: Json) -> Flow[None]:
+def _recover(co: Coordinator, origin: Origin | None, taken: Json) -> Flow[None]:
     """
-    Let the target's server fetch the snapshot; carry it there if it cannot.
+    Let the target's server fetch the snapshot; carry it there if it cannot, or should not.
 
     Raises:
         RemoteFailure: Neither was possible; the target may hold anything, and is replaced by the next attempt.
     """
     m = co.migration
     download = wire.download_snapshot(HOME, m.source, taken["name"])
-    location = origin.url.rstrip("/") + download.path
-    fetch = wire.recover(m.target_url, co.fence, location, taken["checksum"], origin.api_key)
-    with co.owing():
-        if (yield from _fetched(co, fetch)):
-            return
-    yield Report("restore", text="the target's server cannot fetch the snapshot; it is carried there")
-    yield from _shut_out(co)
+    if origin is not None:
+        location = origin.url.rstrip("/") + download.path
+        fetch = wire.recover(m.target_url, co.fence, location, taken["checksum"], origin.api_key)
+        with co.owing():
+            if (yield from _fetched(co, fetch)):
+                return
+        yield Report("restore", text="the target's server cannot fetch the snapshot; it is carried there")
+        yield from _shut_out(co)
     # The server keeps what it is sent, under the fence's name.
     yield from co.save({"archive": {**co.migration.archive, "carried": co.fence}})
     with co.owing():
         bring = Carry(download, wire.upload_snapshot(m.target_url, co.fence, taken["checksum"]))
-        yield from _at_length(co, "restore", "the target", bring)
+        yield from _at_length(co, bring)
 
 
 def _fetched(co: Coordinator, fetch: Request) -> Flow[bool]:
     """Let the target's server fetch and restore; False if it has only found that it cannot fetch."""
     try:
-        yield from _at_length(co, "restore", "the target", fetch)
+        yield from _at_length(co, fetch)
     except Rejected as error:
         if not any(words in error.message.lower() for words in _NOT_FETCHED):
             raise
@@ -128,13 +157,25 @@ def _fetched(co: Coordinator, fetch: Request) -> Flow[bool]:
     return True
 
 
-def _at_length(co: Coordinator, stage: str, what: str, effect: Request | Carry) -> Flow[Any]:
-    """Carry out what takes long, and keep the claim meanwhile."""
+def _at_length(co: Coordinator, effect: Request | Carry) -> Flow[None]:
     number: int = yield Begin(Errand(effect))
+    yield from _awaited(co, number, Report("restore", text="the target"))
+
+
+def _awaited(co: Coordinator, number: int, meanwhile: Report) -> Flow[Any]:
+    """
+    What came of a piece of work that takes long; the claim is kept meanwhile.
+
+    Raises:
+        RemoteFailure: It failed; whatever the server makes of it then, the next attempt waits for.
+    """
     while True:
-        yield Report(stage, text=what)
+        yield meanwhile
         ended: list[tuple[int, Outcome]] = yield Await((number,), LOOK_S)
         if ended:
+            error = ended[0][1].error
+            if isinstance(error, RemoteFailure) and not error.hint:
+                error.hint = _HINT
             return ended[0][1].result()
         yield from co.stay()
 
@@ -147,8 +188,7 @@ def discard(co: Coordinator) -> Flow[None]:
         yield from _tolerant(wire.delete_snapshot(HOME, m.source, name))
     elif before is not None:
         yield from _until_idle(co)
-        kept = yield wire.snapshots(HOME, m.source)
-        left = [snapshot["name"] for snapshot in kept if snapshot["name"] not in before]
+        left = [name for name in (yield from _kept(m)) if name not in before]
         if left:
             # One of them may be somebody else's backup.
             names = ", ".join(left)
@@ -156,6 +196,30 @@ def discard(co: Coordinator) -> Flow[None]:
             yield from co.note("a snapshot may have been left", snapshots=left)
     if m.archive:
         yield from co.save({"archive": {key: m.archive[key] for key in ("carried",) if key in m.archive}})
+
+
+def _kept(m: Migration) -> Flow[list[str]]:
+    """The names of the source's snapshots; none if somebody has deleted it."""
+    try:
+        kept = yield wire.snapshots(HOME, m.source)
+    except Rejected as error:
+        if not error.missing:
+            raise
+        return []
+    return [snapshot["name"] for snapshot in kept]
+
+
+def dismantle(co: Coordinator) -> Flow[None]:
+    """Remove the target together with whatever may have been on its way to it."""
+    m = co.migration
+    yield from discard(co)
+    fences = yield from co.fences()
+    if fences:
+        yield wire.change_aliases(m.target_url, drop=fences)
+        yield Report("fence", text="waiting until nothing of an earlier coordinator can be under way any more")
+        yield Sleep(LANDING_S)
+    yield from _until_idle(co)
+    yield from sweep(m)
 
 
 def _shut_out(co: Coordinator) -> Flow[list[str]]:
@@ -169,6 +233,7 @@ def _shut_out(co: Coordinator) -> Flow[list[str]]:
     yield from _until_idle(co)
     yield from co.drop_fence()
     yield from co.raise_fence()
+    yield from _until_idle(co)
     missed: list[str] = yield from sweep(co.migration)
     if "carried" in co.migration.archive:
         yield from co.save({"archive": {key: v for key, v in co.migration.archive.items() if key != "carried"}})
@@ -177,7 +242,7 @@ def _shut_out(co: Coordinator) -> Flow[list[str]]:
 
 def _until_idle(co: Coordinator) -> Flow[None]:
     while (yield from _busy(co.migration)):
-        yield Report("restore", text="waiting until the server is through with an earlier attempt")
+        yield Report("restore", text="waiting until the servers are through with earlier snapshots")
         yield from co.stay()
         yield Sleep(POLL_S)
 
@@ -236,6 +301,23 @@ def _complete(co: Coordinator) -> Flow[int]:
             f"`{m.target}` is not the collection that this migration has made.",
             hint="Run `qferry abort`, then start again; the source is untouched.",
         )
+    source, target = yield from _unchanged(m)
+    wanted, found = configuration.indexes(source), configuration.indexes(target)
+    for name in found:
+        if found[name] != wanted.get(name):
+            yield wire.delete_index(m.target_url, co.fence, name)
+    for name, schema in wanted.items():
+        yield wire.create_index(m.target_url, co.fence, name, schema)
+    return int((yield wire.count(m.target_url, m.target))["count"])
+
+
+def _unchanged(m: Migration) -> Flow[tuple[Json, Json]]:
+    """
+    What both sides are.
+
+    Raises:
+        Refused: The source is not configured any more as the target was made.
+    """
     source, target = (yield wire.info(HOME, m.source)), (yield wire.info(m.target_url, m.target))
     unlike = configuration.differences(source, target, m.overrides)
     if unlike:
@@ -243,7 +325,4 @@ def _complete(co: Coordinator) -> Flow[int]:
             f"The source's configuration has changed since the start: {unlike[0]}.",
             hint="Run `qferry abort`, then start again; the source is untouched.",
         )
-    yield from configuration.copy_indexes(m.target_url, m.target, source, target)
-    for name, schema in configuration.indexes(source).items():
-        yield wire.create_index(m.target_url, m.target, name, schema)
-    return int((yield wire.count(m.target_url, m.target))["count"])
+    return source, target
