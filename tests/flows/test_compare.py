@@ -11,7 +11,7 @@ from qferry.errors import Unreachable
 from qferry.flows import compare
 from qferry.flows.compare import JsonDigests, Piece, as_digests, every_point
 from qferry.flows.coordinator import Coordinator
-from qferry.flows.effects import Await, Begin, Call, Flow, Outcome, Request
+from qferry.flows.effects import Await, Begin, Call, Flow, Outcome, Request, Room
 from qferry.flows.settle import same
 from qferry.transfer.digest import DigestPage
 from qferry.transfer.fidelity import stored
@@ -55,6 +55,8 @@ class Working(Play):
 
     def _perform(self, effect: Any) -> Any:
         match effect:
+            case Room(here):
+                return here
             case Begin(work):
                 self.pieces.append(work)
                 return len(self.pieces) - 1

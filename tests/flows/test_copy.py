@@ -9,7 +9,7 @@ from qferry.errors import Conflict, Rejected, Unreachable
 from qferry.flows import copy as copying
 from qferry.flows.coordinator import LANDING_S, Coordinator
 from qferry.flows.copy import Copied, Piece, copy
-from qferry.flows.effects import Await, Begin, Flow, NewId, Now, Outcome, Report, Request, Sleep, Today, Together
+from qferry.flows.effects import Await, Begin, Flow, NewId, Now, Outcome, Report, Request, Room, Sleep, Today, Together
 from qferry.flows.pages import JsonPage
 from qferry.protocol.phases import Phase
 from qferry.protocol.records import Migration
@@ -72,6 +72,8 @@ class Server:
                 return "2026-01-01T00:00:00Z"
             case Sleep(seconds):
                 self.slept.append(seconds)
+            case Room(here):
+                return here
             case Begin(work):
                 self._began += 1
                 self._pieces[self._began] = work

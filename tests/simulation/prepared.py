@@ -8,7 +8,21 @@ from datetime import datetime, timezone
 from typing import Any
 
 from qferry.errors import FerryError
-from qferry.flows.effects import Await, Begin, Call, Carry, Flow, NewId, Now, Outcome, Request, Sleep, Today, Together
+from qferry.flows.effects import (
+    Await,
+    Begin,
+    Call,
+    Carry,
+    Flow,
+    NewId,
+    Now,
+    Outcome,
+    Request,
+    Room,
+    Sleep,
+    Today,
+    Together,
+)
 
 from .fake_collection import Refusal
 from .fake_qdrant import at_once
@@ -37,6 +51,8 @@ def carried_out(flow: Flow[Any], network: Network, seed: str) -> Any:
                     value, error = _carried_out(replace(upload, body=archive), network)
             case Together(effects):
                 value = [Outcome(*_carried_out(one, network)) for one in effects]
+            case Room(here):
+                value = here
             case Begin(work):
                 try:
                     pieces.append(Outcome(carried_out(work.flow(), network, f"{seed} {len(pieces)}")))

@@ -30,6 +30,7 @@ from qferry.flows.effects import (
     Outcome,
     Report,
     Request,
+    Room,
     Sleep,
     Today,
     Together,
@@ -262,6 +263,8 @@ class Task:
             case Today():
                 today = _EPOCH + timedelta(seconds=self.process.world.now)
                 return today.strftime("%Y-%m-%dT%H:%M:%SZ")
+            case Room(here):
+                return here
         return None
 
     def _perform(self, effect: Effect) -> None:

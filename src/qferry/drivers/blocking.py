@@ -19,7 +19,7 @@ from qdrant_client import QdrantClient
 
 from qferry.drivers import http
 from qferry.drivers.twice import Twice
-from qferry.drivers.workers import Workers
+from qferry.drivers.workers import Crew, Workers
 from qferry.flows.effects import (
     Await,
     Begin,
@@ -33,6 +33,7 @@ from qferry.flows.effects import (
     Outcome,
     Report,
     Request,
+    Room,
     Sleep,
     Today,
     Together,
@@ -54,11 +55,11 @@ class BlockingDriver:
         client_for: The client for a server: `HOME`, or the URL of a target's.
         fresh: Carries out `Fresh`: sees to it that the session's view is valid.
         report: Receives `Report`s.
-        workers: Carry out pieces of work; by default threads that share the clients.
         carry: Carries out `Carry`.
 
     Attributes:
         pages: Carries out page requests another way than by REST, if it can.
+        crew: Carries out pieces of work; by default threads that share the clients.
     """
 
     def __init__(
@@ -67,7 +68,6 @@ class BlockingDriver:
         *,
         fresh: Callable[[bool], None] = lambda _: None,
         report: Callable[[Report], None] = lambda _: None,
-        workers: Workers | None = None,
         carry: Callable[[Carry], Any] | None = None,
     ) -> None:
         self._client_for = client_for
@@ -78,9 +78,9 @@ class BlockingDriver:
         self._twice = Twice(client_for)
         self._pool: ThreadPoolExecutor | None = None
         self.pages: Pages | None = None
-        self._workers = workers if workers is not None else Workers.threads(self._beside)
+        self.crew: Crew = Workers.threads(self.beside)
 
-    def _beside(self, flow: Flow[Any]) -> Any:
+    def beside(self, flow: Flow[Any]) -> Any:
         """Carry out a piece of work, in a worker's thread."""
         driver = BlockingDriver(self._client_for, carry=self._carry)
         driver.pages = self.pages
@@ -137,10 +137,12 @@ class BlockingDriver:
                 return time.sleep(seconds)
             case Report():
                 return self._report(effect)
+            case Room(here):
+                return self.crew.room(here)
             case Begin(work):
-                return self._workers.begin(work)
+                return self.crew.begin(work)
             case Await(numbers, seconds):
-                return self._workers.ended(numbers, seconds)
+                return self.crew.ended(numbers, seconds)
             case Today():
                 return http.today()
             case NewId():
@@ -186,7 +188,7 @@ class BlockingDriver:
 
     def close(self) -> None:
         """Let threads and connections go; calls under way complete, pieces of work stop at their next step."""
-        self._workers.close()
+        self.crew.close()
         self._twice.close()
         if self._pool is not None:
             self._pool.shutdown(wait=False)

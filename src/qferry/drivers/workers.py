@@ -10,15 +10,31 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
-from typing import Any
+from typing import Any, Protocol
 
 from qferry.errors import FerryError, Unreachable
 from qferry.flows.effects import Flow, Outcome, Work
 
 
+class Crew(Protocol):
+    """Those who carry out pieces of work, wherever they are."""
+
+    def room(self, here: int) -> int:
+        """How many pieces may be under way at once; `here`, if it is up to this machine."""
+
+    def begin(self, work: Work) -> int:
+        """Begin a piece of work, for which there must be room; returns the number to ask for it by."""
+
+    def ended(self, numbers: Iterable[int], seconds: float) -> list[tuple[int, Outcome]]:
+        """Those of the pieces that have ended, once one has, or after `seconds`; each is told once."""
+
+    def close(self) -> None:
+        """Wait for nothing: pieces that have not begun never will, the others stop at their next step."""
+
+
 class Workers:
     """
-    Carries out pieces of work.
+    The crew of an executor.
 
     Args:
         executor: Makes the executor when the first piece begins.
@@ -45,9 +61,13 @@ class Workers:
         stopped = threading.Event()
         return cls(
             Threads,
-            lambda work: run(_until(stopped, work.flow())),
+            lambda work: run(until(stopped.is_set, work.flow())),
             stopped.set,
         )
+
+    def room(self, here: int) -> int:
+        """How many pieces may be under way at once: all that the flow wants."""
+        return here
 
     def begin(self, work: Work) -> int:
         """Begin a piece of work; returns the number to ask for it by."""
@@ -61,7 +81,7 @@ class Workers:
         """Those of the pieces that have ended, once one has, or after `seconds`; each is told once."""
         asked = {self._futures[number]: number for number in numbers}
         done, _ = wait(asked, timeout=seconds, return_when=FIRST_COMPLETED)
-        return sorted((asked[future], _outcome(self._futures.pop(asked[future]))) for future in done)
+        return sorted((asked[future], outcome(self._futures.pop(asked[future]).result)) for future in done)
 
     def close(self) -> None:
         """Wait for nothing: pieces that have not begun never will, the others stop at their next step."""
@@ -93,21 +113,27 @@ class Threads(Executor):
         return future
 
 
-def _outcome(future: Future[Any]) -> Outcome:
+def outcome(result: Callable[[], Any]) -> Outcome:
+    """What became of a piece, going by its future's `result`."""
     try:
-        return Outcome(value=future.result())
+        return Outcome(value=result())
     except FerryError as error:
         return Outcome(error=error)
     except (Exception, CancelledError) as error:  # noqa: BLE001  whatever ended it, what it had sent may land
-        lost = Unreachable(
-            f"A worker was lost in the middle of its piece of work: {type(error).__name__} {error}".rstrip(" .") + ".",
-            hint="What it had done is done again; if this goes on, look at the workers.",
-        )
+        lost = lost_worker(f"{type(error).__name__} {error}")
         lost.__cause__ = error
         return Outcome(error=lost)
 
 
-def _until(stopped: threading.Event, flow: Flow[Any]) -> Flow[Any]:
+def lost_worker(why: str) -> Unreachable:
+    """The error of a piece whose worker was lost; what it had sent may still land."""
+    return Unreachable(
+        f"A worker was lost in the middle of its piece of work: {why}".rstrip(" .") + ".",
+        hint="What it had done is done again; if this goes on, look at the workers.",
+    )
+
+
+def until(stopped: Callable[[], bool], flow: Flow[Any]) -> Flow[Any]:
     """The flow, which ends at its next effect once nobody waits for it."""
     value: Any = None
     error: BaseException | None = None
@@ -116,7 +142,7 @@ def _until(stopped: threading.Event, flow: Flow[Any]) -> Flow[Any]:
             effect = flow.throw(error) if error is not None else flow.send(value)
         except StopIteration as end:
             return end.value
-        if stopped.is_set():
+        if stopped():
             flow.close()
             raise Unreachable("The command that this piece of work was begun for has ended.")
         try:

@@ -18,7 +18,7 @@ from qferry.control import wire
 from qferry.errors import RemoteFailure
 from qferry.flows.configuration import is_replicated
 from qferry.flows.coordinator import Coordinator
-from qferry.flows.effects import Await, Begin, Flow, Outcome, Report, Together
+from qferry.flows.effects import Await, Begin, Flow, Outcome, Report, Room, Together
 from qferry.flows.ranges import carried_out_here, drawn
 from qferry.flows.settle import check, content, dumped
 from qferry.protocol.journal import PointId
@@ -28,7 +28,8 @@ from qferry.protocol.records import Migration
 from qferry.transfer.fidelity import settled_payload
 
 PAGE_POINTS = 300
-# How many ranges are compared at once, how many points a worker compares before it reports, and how large a range is.
+# How many ranges are compared at once on this machine, how many points a worker compares before it reports, and how
+# large a range is.
 WORKERS, PIECE_POINTS, RANGE_POINTS, RANGES_MAX = 3, 6_000, 10_000, 256
 # The coordinator itself keeps its claim between two pieces, so its own are small.
 OWN_PIECE_POINTS = 1_500
@@ -188,12 +189,16 @@ def every_point(co: Coordinator) -> Flow[tuple[int, list[PointId], bool]]:
         if len(plan.left) == 1 and idle:
             ended = [(idle[0], (yield from carried_out_here(_piece(m, plan, idle[0], OWN_PIECE_POINTS).flow())))]
         else:
-            for n in idle[: WORKERS - len(running)]:
+            room: int = yield Room(WORKERS)
+            for n in idle[: max(0, room - len(running))]:
                 running[(yield Begin(_piece(m, plan, n, PIECE_POINTS)))] = n
             ended = [(running.pop(number), outcome) for number, outcome in (yield Await(tuple(running), LOOK_S))]
+        failed = [outcome.error for _, outcome in ended if isinstance(outcome.error, RemoteFailure)]
+        failures += bool(failed)  # a worker is lost with all of its pieces at once
+        if failed and (alone or failures > FAILURES_MAX):
+            raise failed[0]
         for n, outcome in ended:
-            if isinstance(outcome.error, RemoteFailure) and failures < FAILURES_MAX and not alone:
-                failures += 1
+            if isinstance(outcome.error, RemoteFailure):
                 continue
             compared: Compared = outcome.result()
             failures = 0

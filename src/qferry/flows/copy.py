@@ -18,7 +18,7 @@ from http import HTTPStatus
 from qferry.control import records, wire
 from qferry.errors import FerryError, Rejected, RemoteFailure
 from qferry.flows.coordinator import Coordinator
-from qferry.flows.effects import Await, Begin, Flow, NewId, Now, Outcome, Report, Request, Together
+from qferry.flows.effects import Await, Begin, Flow, NewId, Now, Outcome, Report, Request, Room, Together
 from qferry.flows.pages import Page, as_page, to_write, whole
 from qferry.flows.ranges import carried_out_here, drawn
 from qferry.protocol.journal import PointId
@@ -34,7 +34,7 @@ _REQUEST_BYTES_MAX = 24_000_000
 SLOW_S = 2.0
 # A range has at least so many points, and a plan at most so many ranges.
 RANGE_POINTS, RANGES_MAX = 10_000, 256
-# How many ranges are copied at once, and how many points a worker copies before it reports.
+# How many ranges are copied at once on this machine, and how many points a worker copies before it reports.
 WORKERS = 4
 PIECE_POINTS = 8_000
 # The coordinator itself keeps its claim between two pieces, so its own are small.
@@ -224,7 +224,8 @@ class _Backfill:
         if len(self.plan.left) == 1 and idle:  # nothing to do beside it, so it needs no worker
             return [(idle[0], (yield from carried_out_here(self._piece(idle[0], OWN_PIECE_POINTS).flow())))]
         if not self.failed and not self.unread:
-            for n in idle[: WORKERS - len(self._running)]:
+            room: int = yield Room(WORKERS)
+            for n in idle[: max(0, room - len(self._running))]:
                 self._running[(yield Begin(self._piece(n, PIECE_POINTS)))] = n
         ended: list[tuple[int, Outcome]] = yield Await(tuple(self._running), LOOK_S)
         return [(self._running.pop(number), outcome) for number, outcome in ended]

@@ -135,6 +135,18 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True)
+class Room:
+    """
+    How many pieces of work may be under way at once, just now.
+
+    Args:
+        here: How many it should be while they are carried out on this machine.
+    """
+
+    here: int
+
+
+@dataclass(frozen=True)
 class Begin:
     """Let a piece of work be carried out beside this flow; the result is a number to await it by."""
 
@@ -154,6 +166,8 @@ class Await:
     seconds: float
 
 
-Effect: TypeAlias = Request | Call | Together | Carry | Now | Today | Sleep | Fresh | NewId | Report | Begin | Await
+Effect: TypeAlias = (
+    Request | Call | Together | Carry | Now | Today | Sleep | Fresh | NewId | Report | Room | Begin | Await
+)
 T = TypeVar("T")
 Flow: TypeAlias = Generator[Effect, Any, T]
