@@ -50,7 +50,7 @@ LOCK := $(BIN)/uv --no-config pip compile --quiet --upgrade --universal --python
 	--custom-compile-command "make lock"
 
 lock: $(READY) ## resolve requirements/*.txt anew
-	$(LOCK) pyproject.toml --extra demo --group dev --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --extra demo --extra dask --group dev --output-file requirements/dev.txt
 	$(LOCK) --no-deps requirements/tokenizer.in --output-file requirements/tokenizer.txt
 
 clean: ## remove .venv and all caches

@@ -13,13 +13,15 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any, TypeVar
 
 from qferry import planning
 from qferry.connection import Connection, Reporter
 from qferry.control import records, wire
 from qferry.drivers.blocking import BlockingDriver
-from qferry.errors import FerryError, Refused, Rejected
+from qferry.drivers.workers import Crew
+from qferry.errors import FerryError, Misuse, Refused, Rejected
 from qferry.flows import configuration, lifecycle
 from qferry.flows.cluster import on_cluster
 from qferry.flows.coordinator import Coordinator, claim
@@ -209,28 +211,67 @@ def _coordinate(
     *,
     at_once: bool = False,
     by_pages: bool = False,
+    dask: str | None = None,
 ) -> tuple[T, Migration]:
     """
     Run `flow` as the coordinator.
 
-    With `at_once`, the way back, it asks nothing of the target's nodes; with `by_pages` it moves many points.
+    With `at_once`, the way back, it asks nothing of the target's nodes; with `by_pages` it moves many points, and with
+    `dask` it lets the workers of that cluster do it.
     """
-    with connection.driver(report) as driver:
+    with _dask(dask) as crew_for, connection.driver(report) as driver:
         migration = lifecycle.one_of(driver.run(records.migrations()), source)
         with _claimed(driver, migration, at_once=at_once) as co:
             if migration.phase in JOURNALLED and not at_once:
                 driver.run(planning.still_as_planned(migration))
             on_target = not at_once and configuration.is_replicated(migration.overrides)
+            if crew_for is not None and migration.phase is not Phase.CAPTURING:  # a snapshot is the servers' own work
+                driver.crew = crew_for(connection, co.migration, report)
             with connection.pages(co.migration, report) if by_pages else contextlib.nullcontext() as driver.pages:
                 return driver.run(on_cluster(co, flow(co)) if on_target else flow(co)), co.migration
+
+
+@contextlib.contextmanager
+def _dask(address: str | None) -> Iterator[Callable[[Connection, Migration, Reporter], Crew] | None]:
+    """What makes a crew of the Dask cluster at `address`, if any; it must answer before anything is claimed."""
+    if address is None:
+        yield None
+        return
+    try:
+        from qferry import dask_crew  # noqa: PLC0415  its packages are an extra
+    except ImportError as error:
+        raise Misuse(
+            f"To work on a Dask cluster needs packages that are not installed: {error}.",
+            hint='Install them with `pip install "qferry[dask]"`, or leave --dask out.',
+        ) from error
+    with dask_crew.connected(address) as client:
+        yield partial(dask_crew.DaskCrew, client)
 
 
 def _done(migration: Migration, detail: str) -> Done:
     return Done(migration.source, migration.target, migration.phase.value, detail)
 
 
-def backfill(connection: Connection, source: str | None = None, *, report: Reporter = lambda _: None) -> Done:
-    """Copy history, then settle the journal; goes on where an interrupted one stopped."""
+def backfill(
+    connection: Connection,
+    source: str | None = None,
+    *,
+    dask: str | None = None,
+    report: Reporter = lambda _: None,
+) -> Done:
+    """
+    Copy history, then settle the journal; goes on where an interrupted one stopped.
+
+    Args:
+        connection: The servers.
+        source: The collection that is moved, if several are.
+        dask: The scheduler of a Dask cluster whose workers are to copy, such as `tcp://scheduler:8786`.
+        report: Receives progress.
+
+    Raises:
+        Misuse: `qferry[dask]` is not installed.
+        Unreachable: The scheduler does not answer; nothing was changed.
+    """
 
     def flow(co: Coordinator) -> Flow[tuple[int, int]]:
         m = co.migration
@@ -244,21 +285,26 @@ def backfill(connection: Connection, source: str | None = None, *, report: Repor
         settled = yield from drain_well(co)
         return copied, settled.repaired
 
-    (copied, repaired), migration = _coordinate(connection, source, flow, report, by_pages=True)
+    (copied, repaired), migration = _coordinate(connection, source, flow, report, by_pages=True, dask=dask)
     return _done(migration, f"{copied:,} points copied, {repaired:,} of those written meanwhile brought up to date")
 
 
 def verify(
-    connection: Connection, source: str | None = None, *, repair: bool = False, report: Reporter = lambda _: None
+    connection: Connection,
+    source: str | None = None,
+    *,
+    repair: bool = False,
+    dask: str | None = None,
+    report: Reporter = lambda _: None,
 ) -> Verification:
-    """Compare both sides completely; with `repair`, make the target equal where it is not."""
+    """Compare both sides completely; with `repair`, make the target equal where it is not. `dask` as for `backfill`."""
 
     def flow(co: Coordinator) -> Flow[Verification]:
         if co.migration.phase not in (Phase.COPIED, Phase.SWITCHED):
             raise out_of_order(co.migration.phase, "qferry verify")
         return (yield from verify_flow(co, mend=repair))
 
-    return _coordinate(connection, source, flow, report, by_pages=True)[0]
+    return _coordinate(connection, source, flow, report, by_pages=True, dask=dask)[0]
 
 
 def switch(

@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
     {"options", "drivers"},
     {"clients"},
     {"connection"},
+    {"dask_crew"},
     {"planning"},
     {"commands"},
     {"server"},

@@ -91,10 +91,10 @@ def start(
 
 @app.command()
 @verb
-def backfill(context: Context, source: Source = None) -> Answer:
+def backfill(context: Context, source: Source = None, dask: options.Dask = None) -> Answer:
     """Copy every point, then settle what was written meanwhile; goes on where it was interrupted."""
     with context.progress() as report:
-        done = commands.backfill(context.connection, source, report=report)
+        done = commands.backfill(context.connection, source, dask=dask, report=report)
     return Answer(plain(done), render.done(done, "verify {}"))
 
 
@@ -104,10 +104,11 @@ def verify(
     context: Context,
     source: Source = None,
     repair: Annotated[bool, typer.Option("--repair", help="Make the target equal where it is not.")] = False,
+    dask: options.Dask = None,
 ) -> Answer:
     """Compare both sides: configuration, indexes, counts, and every point bit by bit."""
     with context.progress() as report:
-        found = commands.verify(context.connection, source, repair=repair, report=report)
+        found = commands.verify(context.connection, source, repair=repair, dask=dask, report=report)
     return Answer(plain(found), render.verification(found, source or ""), ok=found.passed)
 
 
@@ -251,6 +252,7 @@ def run(
     strategy: options.HowToCopy = Way.AUTO,
     ack_timeout: options.AckTimeout = ACK_TIMEOUT_S,
     green_timeout: options.GreenTimeout = GREEN_TIMEOUT_S,
+    dask: options.Dask = None,
 ) -> Answer:
     """Start, backfill, verify and switch in one go; goes on where an earlier run stopped."""
     with context.progress() as report:
@@ -264,6 +266,7 @@ def run(
             strategy=strategy.strategy,
             ack_timeout_s=ack_timeout,
             green_timeout_s=green_timeout,
+            dask=dask,
             report=report,
         ).go()
     return Answer(plain(ran), render.ran(ran), ok=ran.passed)

@@ -55,6 +55,22 @@ def finite(seconds: float | None) -> float | None:
     return seconds
 
 
+def dask_address(address: str | None) -> str | None:
+    """The address of a Dask scheduler; None if the variable is empty."""
+    if not address:
+        return None
+    try:
+        parts = urlsplit(address)
+        fits = parts.scheme in ("tcp", "tls") and bool(parts.hostname) and bool(parts.port) and not parts.path
+    except ValueError:
+        fits = False
+    if not fits or re.search(r"[\s\x00-\x1f@]", address):
+        raise usage(
+            "--dask (QFERRY_DASK) is not the address of a Dask scheduler.", "It should look like tcp://host:8786."
+        )
+    return address
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables, for errors too.")]
 Source = Annotated[
     str | None,
@@ -139,6 +155,17 @@ GreenTimeout = Annotated[
         callback=finite,
         metavar="SECONDS",
         help="How long to wait for the target's indexes.",
+    ),
+]
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        "--dask",
+        envvar="QFERRY_DASK",
+        callback=dask_address,
+        metavar="ADDRESS",
+        show_default=False,
+        help="Let the workers of this Dask cluster do it; its scheduler's address, like tcp://host:8786.",
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]

@@ -62,6 +62,7 @@ class Run:
         strategy: As for `start`.
         ack_timeout_s: As for `start`.
         green_timeout_s: As for `switch`.
+        dask: As for `backfill`, and for `verify`.
         report: Receives progress.
     """
 
@@ -74,6 +75,7 @@ class Run:
     strategy: Strategy | None
     ack_timeout_s: float
     green_timeout_s: float
+    dask: str | None
     report: Reporter
 
     def go(self) -> Ran:
@@ -94,10 +96,10 @@ class Run:
         if self._phase() in (None, *_BEGINNING):
             timed("start", self._start)
         if self._phase() in _COPYING:
-            timed("backfill", lambda: commands.backfill(self.connection, self.source, report=self.report).detail)
+            timed("backfill", self._backfill)
         if self._unproven():
             began = time.monotonic()
-            verification = commands.verify(self.connection, self.source, report=self.report)
+            verification = commands.verify(self.connection, self.source, dask=self.dask, report=self.report)
             failed = ", ".join(check.name for check in verification.checks if not check.passed)
             detail = f"{verification.points:,} points" + (f", not passed: {failed}" if failed else "")
             steps.append(Step("verify", detail, round(time.monotonic() - began, 2)))
@@ -120,6 +122,9 @@ class Run:
             report=self.report,
         )
         return f"{done.points:,} points; both sides get the writes of {', '.join(done.writers) or 'whoever connects'}"
+
+    def _backfill(self) -> str:
+        return commands.backfill(self.connection, self.source, dask=self.dask, report=self.report).detail
 
     def _switch(self) -> Done:
         return commands.switch(
