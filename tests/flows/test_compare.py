@@ -128,6 +128,23 @@ def test_a_lost_worker_s_piece_is_begun_anew() -> None:
     assert play.run(every_point(Still(migration, "me", "me"))) == (20, [7], True)
 
 
+def test_a_worker_lost_with_all_of_its_pieces_is_lost_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process elsewhere may have more of them than may be lost in a row."""
+
+    class LostAtOnce(Working):
+        def _perform(self, effect: Any) -> Any:
+            if isinstance(effect, Await) and self.lose:
+                self.lose = 0
+                return [(n, Outcome(error=Unreachable("The worker was lost."))) for n in effect.numbers]
+            return super()._perform(effect)
+
+    monkeypatch.setattr(compare, "WORKERS", 5)
+    source = dict.fromkeys(range(20), 0)
+    migration = MIGRATION.with_changes({"expected_points": 20})
+    play = LostAtOnce(sides(source, source), lose=1)
+    assert play.run(every_point(Still(migration, "me", "me"))) == (20, [], True)
+
+
 def test_workers_that_are_lost_time_and_again_end_the_comparison() -> None:
     """The operator must hear of it."""
     play = Working(sides(dict.fromkeys(range(20), 0), {}), lose=100)
