@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from distributed import Client, LocalCluster
@@ -337,6 +338,14 @@ def test_an_unreachable_scheduler_is_one_sentence(
         "nothing was changed.\n"
     )
     assert commands.status(Connection(url=qdrant.url, api_key=qdrant.api_key), migration.source)[0].migration == before
+
+
+def test_what_is_no_scheduler_is_not_waited_for(qdrant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the Qdrant server, which accepts the connection."""
+    monkeypatch.setattr(dask_crew, "CONNECT_S", 0.5)
+    address = f"tcp://{urlsplit(qdrant.url).hostname}:{qdrant.http_port}"
+    with pytest.raises(Unreachable, match="No Dask scheduler answers"), connected(address):
+        pass
 
 
 @pytest.mark.parametrize(

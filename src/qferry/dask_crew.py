@@ -11,7 +11,9 @@ Everything here that ends in an error other than qferry's own is, to the coordin
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import threading
 import time
 import uuid
@@ -20,7 +22,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from distributed import Client, Future, get_worker, wait
+from distributed import Client, Future, Security, get_worker, wait
+from distributed.comm.core import connect
 
 from qferry.connection import Connection, Reporter
 from qferry.control import wire
@@ -57,7 +60,10 @@ def connected(address: str) -> Iterator[Client]:
     Raises:
         Unreachable: There is none.
     """
+    # What it has to say about a scheduler that is gone, the command says itself.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
+        asyncio.run(_answered(address))
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
     except Exception as error:
         raise Unreachable(
@@ -70,6 +76,12 @@ def connected(address: str) -> Iterator[Client]:
         # The scheduler takes back what this client has submitted, also if the connection just ends.
         with contextlib.suppress(Exception):
             client.close(timeout=CONNECT_S)
+
+
+async def _answered(address: str) -> None:
+    """Raise unless a Dask process answers; a `Client` that has not found one takes twenty seconds to go away."""
+    comm = await connect(address, timeout=CONNECT_S, **Security().get_connection_args("client"))
+    await comm.close()
 
 
 @dataclass
