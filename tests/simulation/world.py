@@ -223,6 +223,9 @@ class Task:
                 self._on_end(self, None, raised)
                 return
             error = None
+            if isinstance(effect, Room):  # its driver knows that, so nothing can happen meanwhile
+                value = effect.here
+                continue
             self._turn += 1
             stopped = process.accident()
             if stopped is None:
@@ -263,8 +266,6 @@ class Task:
             case Today():
                 today = _EPOCH + timedelta(seconds=self.process.world.now)
                 return today.strftime("%Y-%m-%dT%H:%M:%SZ")
-            case Room(here):
-                return here
         return None
 
     def _perform(self, effect: Effect) -> None:
