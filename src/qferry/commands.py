@@ -34,6 +34,7 @@ from qferry.flows.verify import verify as verify_flow
 from qferry.naming import CollectionNaming, Proposal
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, out_of_order
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Strategy, WritePolicy, Writer
+from qferry.protocol.throttle import Limits
 
 T = TypeVar("T")
 
@@ -70,6 +71,17 @@ class Done:
     target: str
     phase: str
     detail: str
+
+
+@dataclass(frozen=True)
+class Throttled:
+    """How fast a migration may go, and how fast it goes."""
+
+    source: str
+    target: str
+    limits: Limits
+    coordinator: str  # the command at work; empty if there is none
+    pace: str  # what it makes of the limits, and why; empty while nothing holds it up
 
 
 @dataclass(frozen=True)
@@ -257,6 +269,7 @@ def backfill(
     source: str | None = None,
     *,
     dask: str | None = None,
+    limits: Mapping[str, Any] | None = None,
     report: Reporter = lambda _: None,
 ) -> Done:
     """
@@ -266,6 +279,7 @@ def backfill(
         connection: The servers.
         source: The collection that is moved, if several are.
         dask: The scheduler of a Dask cluster whose workers are to copy, such as `tcp://scheduler:8786`.
+        limits: As for `throttle`.
         report: Receives progress.
 
     Raises:
@@ -278,6 +292,8 @@ def backfill(
         restored = m.phase is Phase.STARTING and m.strategy is Strategy.SNAPSHOT
         if m.phase not in (Phase.CAPTURING, Phase.COPYING, Phase.COPIED) and not restored:
             raise out_of_order(m.phase, "qferry backfill")
+        if limits:
+            yield from co.save(limits)
         yield from restore(co, connection.origin)
         if co.migration.phase is Phase.STARTING:
             yield from lifecycle.take_up_dual_writes(co)
@@ -295,16 +311,50 @@ def verify(
     *,
     repair: bool = False,
     dask: str | None = None,
+    limits: Mapping[str, Any] | None = None,
     report: Reporter = lambda _: None,
 ) -> Verification:
-    """Compare both sides completely; with `repair`, make the target equal where it is not. `dask` as for `backfill`."""
+    """
+    Compare both sides completely; with `repair`, make the target equal where it is not.
+
+    `dask` as for `backfill`, `limits` as for `throttle`.
+    """
 
     def flow(co: Coordinator) -> Flow[Verification]:
         if co.migration.phase not in (Phase.COPIED, Phase.SWITCHED):
             raise out_of_order(co.migration.phase, "qferry verify")
+        if limits:
+            yield from co.save(limits)
         return (yield from verify_flow(co, mend=repair))
 
     return _coordinate(connection, source, flow, report, by_pages=True, dask=dask)[0]
+
+
+def throttle(
+    connection: Connection, source: str | None = None, *, limits: Mapping[str, Any] | None = None
+) -> Throttled:
+    """
+    Change how fast copies and comparisons may go, also of a command that is at work; without changes, only look.
+
+    Args:
+        connection: The servers.
+        source: The migration.
+        limits: Fields of `Limits` by name, those that are to change.
+
+    Raises:
+        Refused: The migration is over.
+    """
+    with connection.driver() as driver:
+        m = lifecycle.one_of(driver.run(records.migrations()), source)
+        if limits:
+            if m.phase in ENDED:
+                raise Refused(
+                    f"The migration of `{m.source}` is {m.phase.value}, so there is nothing to slow down.",
+                    hint="Nothing was changed.",
+                )
+            _one(driver, records.change_limits(m.id, limits))
+            m = driver.run(records.read_migration(m.id))
+        return Throttled(m.source, m.target, m.limits, m.claim_by, m.pace)
 
 
 def switch(

@@ -33,7 +33,7 @@ from .liveness import read_later
 
 # Counted for people, read by no flow except to report it (and there left out too, see servers.py).
 IRRELEVANT: dict[type, frozenset[str]] = {
-    Session: frozenset({"random", "calls", "calls_at_last_beat", "beat", "host", "pid", "since"}),
+    Session: frozenset({"random", "calls", "calls_at_last_beat", "timed_s", "beat", "host", "pid", "since"}),
     View: frozenset({"oldest_call"}),
 }
 _OF_THE_INTERPRETER = (CodeType, FrameType, ModuleType, type, BuiltinFunctionType)

@@ -30,9 +30,9 @@ Content = tuple[int, ...]
 ABSENT = 0
 _EVERYTHING = {"limit": 1000, "with_payload": True, "with_vector": True}
 _WRITERS = records.kind("writer")
-_READS = frozenset({"scroll", "retrieve", "count", "info", "exists", "aliases", "version", "cluster"})
+_READS = frozenset({"scroll", "retrieve", "count", "info", "exists", "aliases", "version", "cluster", "telemetry"})
 # What they are answered follows from aliases and configurations, which only coordinators change.
-_OF_THE_FRAME = frozenset({"info", "exists", "version", "cluster"})
+_OF_THE_FRAME = frozenset({"info", "exists", "version", "cluster", "telemetry"})
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Servers:
         (point,) = effect.body["points"][:1]
         if point["payload"].get("kind") != "writer":
             return effect
-        kept = {**point["payload"], "calls": 0, "busy_s": 0.0, "debts": {}}
+        kept = {**point["payload"], "calls": 0, "busy_s": 0.0, "p99_ms": None, "debts": {}}
         if not self._keeps_beats:
             kept["beat"] = 0
         return replace(effect, body={"points": [{**point, "payload": kept}]})

@@ -305,7 +305,7 @@ def test_call_that_no_migration_concerns_is_quiet(migrations: list[Migration], w
     found = session()
     learn(found, migrations, at=0.0)
     quiet = found.enter_quiet(1.0, "other", write=write)
-    assert quiet == Quiet(found.view, found.term, "other", final=True)
+    assert quiet == Quiet(found.view, found.term, "other", final=True, began=1.0)
     assert (found.view.active, found.calls) == (1, 1)
 
 
@@ -332,7 +332,7 @@ def test_read_is_quiet_and_goes_where_it_is_routed(routed: Migration, place: str
     found = session()
     learn(found, [routed], at=0.0)
     quiet = found.enter_quiet(1.0, "a", write=False)
-    assert quiet == Quiet(found.view, found.term, place, final=final)
+    assert quiet == Quiet(found.view, found.term, place, final=final, began=1.0)
     assert found.view.active == 1
 
 

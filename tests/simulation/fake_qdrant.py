@@ -189,7 +189,7 @@ class FakeQdrant:
     def _info(self, name: str, _: Json) -> Json:
         found = self.collection(name)
         indexes = {field: {"data_type": schema} for field, schema in found.indexes.items()}
-        return {"status": "green", "config": found.config, "payload_schema": indexes}
+        return {"status": "green", "optimizer_status": "ok", "config": found.config, "payload_schema": indexes}
 
     def _create_index(self, name: str, body: Json) -> Json:
         self.collection(name).indexes[body["field_name"]] = body["field_schema"]
@@ -266,7 +266,7 @@ class FakeQdrant:
 
         return Later(finish, broken_off)
 
-    def _snapshot_work(self, _: Json) -> Json:
+    def _telemetry(self, _: Json) -> Json:
         works = [
             {
                 "id": name,
@@ -275,7 +275,11 @@ class FakeQdrant:
             }
             for name in {*self._taking, *self._restoring}
         ]
-        return {"collections": {"snapshots": works}}
+        return {
+            "collections": {"snapshots": works},
+            "memory": {"resident_bytes": 2**27},
+            "app": {"system": {"ram_size": 2**23}},
+        }
 
     def _scroll(self, name: str, body: Json) -> Json:
         found = self.points_of(name)
@@ -332,7 +336,7 @@ def _operation(method: str, kwargs: Mapping[str, Any]) -> tuple[str, Json]:
 Server = FakeQdrant
 _SERVER_ROUTES: dict[tuple[str, str], Callable[[Server, Json], Json]] = {
     ("GET", "/"): lambda _, __: {"title": "qdrant - vector search engine", "version": VERSION},
-    ("GET", "/telemetry"): Server._snapshot_work,
+    ("GET", "/telemetry"): Server._telemetry,
     ("GET", "/cluster"): lambda _, __: {"status": "disabled"},
     ("GET", "/collections"): lambda s, _: {"collections": [{"name": name} for name in s.collections]},
     ("GET", "/aliases"): lambda s, _: {

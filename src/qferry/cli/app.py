@@ -91,10 +91,18 @@ def start(
 
 @app.command()
 @verb
-def backfill(context: Context, source: Source = None, dask: options.Dask = None) -> Answer:
+def backfill(
+    context: Context,
+    source: Source = None,
+    dask: options.Dask = None,
+    max_points_per_s: options.MaxPointsPerS = None,
+    max_latency_ms: options.MaxLatencyMs = None,
+    quiet_hours: options.QuietHoursOption = None,
+) -> Answer:
     """Copy every point, then settle what was written meanwhile; goes on where it was interrupted."""
+    limits = options.limits(max_points_per_s, max_latency_ms, quiet_hours)
     with context.progress() as report:
-        done = commands.backfill(context.connection, source, dask=dask, report=report)
+        done = commands.backfill(context.connection, source, dask=dask, limits=limits, report=report)
     return Answer(plain(done), render.done(done, "verify {}"))
 
 
@@ -105,11 +113,36 @@ def verify(
     source: Source = None,
     repair: Annotated[bool, typer.Option("--repair", help="Make the target equal where it is not.")] = False,
     dask: options.Dask = None,
+    max_points_per_s: options.MaxPointsPerS = None,
+    max_latency_ms: options.MaxLatencyMs = None,
+    quiet_hours: options.QuietHoursOption = None,
 ) -> Answer:
     """Compare both sides: configuration, indexes, counts, and every point bit by bit."""
+    limits = options.limits(max_points_per_s, max_latency_ms, quiet_hours)
     with context.progress() as report:
-        found = commands.verify(context.connection, source, repair=repair, dask=dask, report=report)
+        found = commands.verify(context.connection, source, repair=repair, dask=dask, limits=limits, report=report)
     return Answer(plain(found), render.verification(found, source or ""), ok=found.passed)
+
+
+@app.command()
+@verb
+def throttle(
+    context: Context,
+    source: Source = None,
+    max_points_per_s: options.NewMaxPointsPerS = None,
+    max_latency_ms: options.NewMaxLatencyMs = None,
+    quiet_hours: options.NewQuietHours = None,
+    pause: Annotated[
+        bool | None, typer.Option("--pause/--resume", show_default=False, help="Let it stand still, or go on.")
+    ] = None,
+) -> Answer:
+    """Change how fast a backfill or verify may go, also while it runs; without options, show it."""
+    found = commands.throttle(
+        context.connection,
+        source,
+        limits=options.limits(max_points_per_s, max_latency_ms, quiet_hours, paused=pause),
+    )
+    return Answer(shapes.throttle_data(found), render.throttled(found))
 
 
 @app.command()
@@ -253,6 +286,9 @@ def run(
     ack_timeout: options.AckTimeout = ACK_TIMEOUT_S,
     green_timeout: options.GreenTimeout = GREEN_TIMEOUT_S,
     dask: options.Dask = None,
+    max_points_per_s: options.MaxPointsPerS = None,
+    max_latency_ms: options.MaxLatencyMs = None,
+    quiet_hours: options.QuietHoursOption = None,
 ) -> Answer:
     """Start, backfill, verify and switch in one go; goes on where an earlier run stopped."""
     with context.progress() as report:
@@ -267,6 +303,7 @@ def run(
             ack_timeout_s=ack_timeout,
             green_timeout_s=green_timeout,
             dask=dask,
+            limits=options.limits(max_points_per_s, max_latency_ms, quiet_hours),
             report=report,
         ).go()
     return Answer(plain(ran), render.ran(ran), ok=ran.passed)

@@ -29,6 +29,7 @@ from qferry.connection import Connection
 from qferry.errors import InvalidName
 from qferry.naming import CollectionNaming, check_collection_name
 from qferry.protocol.records import HOME, Strategy, WritePolicy
+from qferry.protocol.throttle import QuietHours
 from qferry.transfer.channel import GRPC_PORT
 
 DEFAULT_URL = "http://localhost:6333"
@@ -69,6 +70,18 @@ def dask_address(address: str | None) -> str | None:
             "--dask (QFERRY_DASK) is not the address of a Dask scheduler.", "It should look like tcp://host:8786."
         )
     return address
+
+
+def hours_of_the_day(text: str | None) -> str | None:
+    """A span of the day, or nothing: at any time."""
+    if text:
+        try:
+            QuietHours.parse(text)
+        except ValueError as error:
+            raise usage(
+                f"--quiet-hours (QFERRY_QUIET_HOURS): {error}.", "It should look like 22:00-06:00, in UTC."
+            ) from error
+    return text
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables, for errors too.")]
@@ -168,6 +181,36 @@ Dask = Annotated[
         help="Let the workers of this Dask cluster do it; its scheduler's address, like tcp://host:8786.",
     ),
 ]
+_MAX_POINTS_PER_S: Any = {
+    "min": 0,
+    "show_default": False,
+    "metavar": "N",
+    "help": "Points copied or compared in a second; 0: no limit.",
+}
+_MAX_LATENCY_MS: Any = {
+    "min": 0,
+    "callback": finite,
+    "show_default": False,
+    "metavar": "MS",
+    "help": "Back off while the application's slowest calls (p99) take longer; 0: no limit.",
+}
+_QUIET_HOURS: Any = {
+    "callback": hours_of_the_day,
+    "show_default": False,
+    "metavar": "HH:MM-HH:MM",
+    "help": "Stand still outside these hours of the day, in UTC; '': at any time.",
+}
+# A command takes them from the environment too; `throttle` changes only what is typed.
+MaxPointsPerS = Annotated[
+    int | None, typer.Option("--max-points-per-s", envvar="QFERRY_MAX_POINTS_PER_S", **_MAX_POINTS_PER_S)
+]
+MaxLatencyMs = Annotated[
+    float | None, typer.Option("--max-latency-ms", envvar="QFERRY_MAX_LATENCY_MS", **_MAX_LATENCY_MS)
+]
+QuietHoursOption = Annotated[str | None, typer.Option("--quiet-hours", envvar="QFERRY_QUIET_HOURS", **_QUIET_HOURS)]
+NewMaxPointsPerS = Annotated[int | None, typer.Option("--max-points-per-s", **_MAX_POINTS_PER_S)]
+NewMaxLatencyMs = Annotated[float | None, typer.Option("--max-latency-ms", **_MAX_LATENCY_MS)]
+NewQuietHours = Annotated[str | None, typer.Option("--quiet-hours", **_QUIET_HOURS)]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -345,6 +388,19 @@ def _check_key(key: str | None, option: str) -> None:
             f"{option} contains a character that no key has, such as a space, a line break or a letter with an accent.",
             "Check how the variable is set.",
         )
+
+
+def limits(
+    max_points_per_s: int | None, max_latency_ms: float | None, quiet_hours: str | None, *, paused: bool | None = None
+) -> dict[str, Any]:
+    """Those limits that were given; the others stay as they are."""
+    given = {
+        "max_points_per_s": max_points_per_s,
+        "max_latency_ms": max_latency_ms,
+        "quiet_hours": quiet_hours,
+        "paused": paused,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def overrides(settings: Sequence[str] | None) -> Mapping[str, Any]:

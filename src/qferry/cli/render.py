@@ -12,11 +12,12 @@ from rich.text import Text
 
 from qferry.cli.run import Ran
 from qferry.cli.shapes import ALL_READS, next_step, writer_data
-from qferry.commands import Done, HistoryLine, Started, Status, Survey
+from qferry.commands import Done, HistoryLine, Started, Status, Survey, Throttled
 from qferry.flows.verify import Verification
 from qferry.planning import Plan
 from qferry.protocol.phases import TARGET_IS_TRUTH, Phase, Side
 from qferry.protocol.records import Migration, Strategy
+from qferry.protocol.throttle import Limits
 
 IDS_SHOWN = 20
 _PRESENT: dict[Phase, int] = {
@@ -254,4 +255,24 @@ def _evidence(m: Migration) -> str:
 
 
 def _coordinator(m: Migration) -> dict[str, object]:
-    return {"at work": m.claim_by} if m.claim_by else {}
+    at_work: dict[str, object] = {"at work": m.claim_by} if m.claim_by else {}
+    limited: dict[str, object] = {"limits": _limits(m.limits)} if m.limits != Limits() else {}
+    return {**at_work, **limited, **({"pace": m.pace} if m.pace else {})}
+
+
+def throttled(found: Throttled) -> RenderableType:
+    """How fast a migration may go, and how fast it goes."""
+    facts: dict[str, object] = {"limits": _limits(found.limits), "at work": found.coordinator or "no command"}
+    if found.coordinator:
+        facts["pace"] = found.pace or "as fast as it goes"
+    return Group(Text.assemble((found.source, "bold"), " → ", (found.target, "bold")), _facts(facts))
+
+
+def _limits(limits: Limits) -> str:
+    said = [
+        f"{limits.max_points_per_s:,.0f} points/s" if limits.max_points_per_s else "",
+        f"p99 of the application {limits.max_latency_ms:g} ms" if limits.max_latency_ms else "",
+        f"only {limits.quiet_hours} UTC" if limits.quiet_hours else "",
+        "paused" if limits.paused else "",
+    ]
+    return ", ".join(filter(None, said)) or "none"

@@ -63,6 +63,7 @@ class Run:
         ack_timeout_s: As for `start`.
         green_timeout_s: As for `switch`.
         dask: As for `backfill`, and for `verify`.
+        limits: As for `throttle`.
         report: Receives progress.
     """
 
@@ -76,6 +77,7 @@ class Run:
     ack_timeout_s: float
     green_timeout_s: float
     dask: str | None
+    limits: Mapping[str, Any]
     report: Reporter
 
     def go(self) -> Ran:
@@ -99,7 +101,9 @@ class Run:
             timed("backfill", self._backfill)
         if self._unproven():
             began = time.monotonic()
-            verification = commands.verify(self.connection, self.source, dask=self.dask, report=self.report)
+            verification = commands.verify(
+                self.connection, self.source, dask=self.dask, limits=self.limits, report=self.report
+            )
             failed = ", ".join(check.name for check in verification.checks if not check.passed)
             detail = f"{verification.points:,} points" + (f", not passed: {failed}" if failed else "")
             steps.append(Step("verify", detail, round(time.monotonic() - began, 2)))
@@ -124,7 +128,9 @@ class Run:
         return f"{done.points:,} points; both sides get the writes of {', '.join(done.writers) or 'whoever connects'}"
 
     def _backfill(self) -> str:
-        return commands.backfill(self.connection, self.source, dask=self.dask, report=self.report).detail
+        return commands.backfill(
+            self.connection, self.source, dask=self.dask, limits=self.limits, report=self.report
+        ).detail
 
     def _switch(self) -> Done:
         return commands.switch(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from typing import Any
 
-from qferry.commands import Status
+from qferry.commands import Status, Throttled
 from qferry.protocol.phases import ENDED, Phase
 from qferry.protocol.records import Migration, Writer
 
@@ -37,6 +38,8 @@ def status_data(status: Status) -> dict[str, Any]:
         "target_status": status.target_status,
         "writers": [writer_data(m, writer) for writer in status.writers],
         "coordinator": m.claim_by or None,
+        "limits": dataclasses.asdict(m.limits),
+        "pace": m.pace or None,
         "created_at": m.created_at,
         "finished_at": m.finished_at,
         "cleanup_after": m.cleanup_after,
@@ -55,8 +58,20 @@ def writer_data(m: Migration, writer: Writer) -> dict[str, Any]:
         "behind": acknowledged < m.epoch,
         "debt": writer.debts.get(m.id, 0),
         "busy_s": writer.busy_s,
+        "p99_ms": writer.p99_ms,
         "suspect": m.id in writer.suspects,
         "pins": writer.pins.describe(),
+    }
+
+
+def throttle_data(found: Throttled) -> dict[str, Any]:
+    """How fast a migration may go and goes, as docs/cli.md describes it."""
+    return {
+        "source": found.source,
+        "target": found.target,
+        "limits": dataclasses.asdict(found.limits),
+        "coordinator": found.coordinator or None,
+        "pace": found.pace or None,
     }
 
 

@@ -88,6 +88,11 @@ def change_migration(migration_id: str, claim: str, changes: Mapping[str, Any]) 
     return wire.set_payload_where(HOME, CONTROL_COLLECTION, dict(changes), condition)
 
 
+def change_limits(migration_id: str, changes: Mapping[str, Any]) -> Request:
+    """Change limits in a migration's record, whoever holds the claim: its holder never writes these fields."""
+    return wire.set_payload_where(HOME, CONTROL_COLLECTION, dict(changes), wire.points_in([migration_id]))
+
+
 def read_migration(migration_id: str) -> Flow[Migration]:
     """
     One migration's record, as it is now.

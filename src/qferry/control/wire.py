@@ -258,6 +258,11 @@ def version(server: str) -> Request:
     return Request(server, "version", "GET", "/")
 
 
+def telemetry(server: str) -> Request:
+    """What a server says of itself: `memory`, and under `app.system` its machine; needs a key for all collections."""
+    return Request(server, "telemetry", "GET", "/telemetry", params={"details_level": "1"})
+
+
 def exists(server: str, collection: str) -> Request:
     """`{"exists": bool}`; the cheapest question a server answers about a collection."""
     return Request(server, "exists", "GET", f"{collection_path(collection)}/exists")

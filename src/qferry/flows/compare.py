@@ -18,13 +18,15 @@ from qferry.control import wire
 from qferry.errors import RemoteFailure
 from qferry.flows.configuration import is_replicated
 from qferry.flows.coordinator import Coordinator
-from qferry.flows.effects import Await, Begin, Flow, Outcome, Report, Room, Together
+from qferry.flows.effects import Await, Begin, Flow, Now, Outcome, Report, Room, Sleep, Together
 from qferry.flows.ranges import carried_out_here, drawn
 from qferry.flows.settle import check, content, dumped
+from qferry.flows.throttle import PIECE_S, Share, Throttle, keep_pace, page_points
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Side
 from qferry.protocol.ranges import Plan, position
 from qferry.protocol.records import Migration
+from qferry.protocol.throttle import INF
 from qferry.transfer.fidelity import settled_payload
 
 PAGE_POINTS = 300
@@ -123,25 +125,29 @@ class Piece:
         start: The id to begin with; None is the first.
         end: The first id that is not to be compared any more; None is none.
         points: After how many points to stop.
+        points_per_s: How fast to go.
     """
 
     migration: Migration
     start: PointId | None
     end: PointId | None
     points: int
+    points_per_s: float = INF
 
     def flow(self) -> Flow[Compared]:
         """
-        Compare it.
+        Compare it, for a second at most.
 
         Raises:
             RemoteFailure: A side could not be read.
         """
         m, seen, start = self.migration, 0, self.start
         differing: list[PointId] = []
+        limit = page_points(self.points_per_s, PAGE_POINTS)
+        began: float = yield Now()
         while True:
             pages: list[Outcome] = yield Together(
-                tuple(wire.read_digests(m.server(s), m.collection(s), offset=start, limit=PAGE_POINTS) for s in Side)
+                tuple(wire.read_digests(m.server(s), m.collection(s), offset=start, limit=limit) for s in Side)
             )
             found = [as_digests(page.result()) for page in pages]
             ends = [e for e in (self.end, *(page.next_offset for page in found)) if e is not None]
@@ -152,9 +158,10 @@ class Piece:
             # Page by page: gRPC may show nothing of a whole collection as it is (transfer/fidelity.py).
             doubtful = [*(source.doubtful | target.doubtful)]
             differing += (yield from check(m, doubtful)) if doubtful else ()
+            now = yield from keep_pace(self.points_per_s, began, seen)
             if end is None or end == self.end:
                 return Compared(seen, tuple(differing), end, done=True)
-            if seen >= self.points:
+            if seen >= self.points or now - began >= PIECE_S:
                 return Compared(seen, tuple(differing), end, done=False)
             start = end
 
@@ -183,15 +190,21 @@ def every_point(co: Coordinator) -> Flow[tuple[int, list[PointId], bool]]:
     differing: list[PointId] = []
     running: dict[int, int] = {}
     failures = 0
+    throttle = Throttle(co)
     while plan.left and len(differing) <= DIFFERENCES_MAX:
-        idle = [n for n in plan.left if n not in running.values()]
+        pace = yield from throttle.look(plan.copied)
+        idle = [n for n in plan.left if n not in running.values()] if not pace.stands_still else []
         ended: list[tuple[int, Outcome]] = []
-        if len(plan.left) == 1 and idle:
-            ended = [(idle[0], (yield from carried_out_here(_piece(m, plan, idle[0], OWN_PIECE_POINTS).flow())))]
+        if pace.stands_still and not running:
+            yield Sleep(LOOK_S)
+        elif len(plan.left) == 1 and idle:
+            piece = _piece(m, plan, idle[0], Share.of(pace, 1, OWN_PIECE_POINTS))
+            ended = [(idle[0], (yield from carried_out_here(piece.flow())))]
         else:
             room: int = yield Room(WORKERS)
-            for n in idle[: max(0, room - len(running))]:
-                running[(yield Begin(_piece(m, plan, n, PIECE_POINTS)))] = n
+            share = Share.of(pace, room, PIECE_POINTS)
+            for n in idle[: max(0, share.workers - len(running))]:
+                running[(yield Begin(_piece(m, plan, n, share)))] = n
             ended = [(running.pop(number), outcome) for number, outcome in (yield Await(tuple(running), LOOK_S))]
         failed = [outcome.error for _, outcome in ended if isinstance(outcome.error, RemoteFailure)]
         failures += bool(failed)  # a worker is lost with all of its pieces at once
@@ -204,10 +217,12 @@ def every_point(co: Coordinator) -> Flow[tuple[int, list[PointId], bool]]:
             failures = 0
             differing += compared.differing
             plan = plan.advanced(n, compared.points, compared.following, done=compared.done)
-        yield Report("verify", plan.copied, max(plan.copied, m.expected_points), "comparing every point")
+        yield Report("verify", plan.copied, max(plan.copied, m.expected_points), str(pace) or "comparing every point")
         yield from co.stay()
+    co.pace = ""
     return plan.copied, differing, not plan.left
 
 
-def _piece(m: Migration, plan: Plan, number: int, points: int) -> Piece:
-    return Piece(m, plan.stretches[number].at, plan.stretches[number].end, points)
+def _piece(m: Migration, plan: Plan, number: int, share: Share) -> Piece:
+    stretch = plan.stretches[number]
+    return Piece(m, stretch.at, stretch.end, share.piece_points, share.points_per_s)

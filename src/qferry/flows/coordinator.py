@@ -51,6 +51,7 @@ class Coordinator:
     who: str
     ack_timeout_s: float = 60.0
     fence: str = ""
+    pace: str = ""  # how fast it goes and why, to be recorded with the next beat
     _beat_at: float = 0.0
     _beats: int = 0
     _reads_are_held: bool = False
@@ -103,13 +104,14 @@ class Coordinator:
         line = {"migration": m.id, "at": at, "who": self.who, "epoch": m.epoch, "what": what, "details": details}
         yield records.put_event(event_id, line)
 
-    def stay(self) -> Flow[None]:
+    def stay(self, *, every_s: float = CLAIM_BEAT_S) -> Flow[None]:
         """Keep the claim; call it in every loop that takes longer than a moment."""
         now: float = yield Now()
-        if now - self._beat_at >= CLAIM_BEAT_S:
+        if now - self._beat_at >= every_s:
             self._beat_at = now
             self._beats += 1
-            yield from self.save({"claim_beat": self.migration.claim_beat + 1})
+            told = {"pace": self.pace} if self.pace != self.migration.pace else {}
+            yield from self.save({"claim_beat": self.migration.claim_beat + 1, **told})
 
     def fenced(self) -> Flow[None]:
         """Put up the fence unless it stands; what copies, checks or repairs begins with this."""
@@ -393,7 +395,7 @@ class Coordinator:
                 yield from self.drop_fence()
             except FerryError as error:
                 failed = error
-        yield records.change_migration(self.migration.id, self.token, {"claim": "", "claim_by": ""})
+        yield records.change_migration(self.migration.id, self.token, {"claim": "", "claim_by": "", "pace": ""})
         if failed is not None:
             raise failed
 
@@ -428,7 +430,7 @@ def claim(migration: Migration, who: str, *, ack_timeout_s: float = 60.0, at_onc
                 break
             yield Sleep(POLL_S)
     token: str = yield NewId()
-    yield records.change_migration(m.id, m.claim, {"claim": token, "claim_by": who})
+    yield records.change_migration(m.id, m.claim, {"claim": token, "claim_by": who, "pace": ""})
     m = yield from records.read_migration(m.id)
     if m.claim != token:
         raise Conflict("Another coordinator was faster.", hint="Look at `qferry status`, then run the command again.")

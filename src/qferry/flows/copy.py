@@ -18,13 +18,15 @@ from http import HTTPStatus
 from qferry.control import records, wire
 from qferry.errors import FerryError, Rejected, RemoteFailure
 from qferry.flows.coordinator import Coordinator
-from qferry.flows.effects import Await, Begin, Flow, NewId, Now, Outcome, Report, Request, Room, Together
+from qferry.flows.effects import Await, Begin, Flow, NewId, Now, Outcome, Report, Request, Room, Sleep, Together
 from qferry.flows.pages import Page, as_page, to_write, whole
 from qferry.flows.ranges import carried_out_here, drawn
+from qferry.flows.throttle import PIECE_S, Share, Throttle, keep_pace, page_points
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Event, Phase
 from qferry.protocol.ranges import Plan, position
 from qferry.protocol.records import HOME, dashed
+from qferry.protocol.throttle import INF, Pace
 
 # A page is about this large: larger ones were slower to copy (transfer/channel.py).  REST takes requests up to 32 MB.
 PAGE_BYTES = 1_500_000
@@ -77,6 +79,7 @@ class Piece:
         end: The first id that is not to be copied any more; None is none.
         points: After how many points to stop.
         page_points: How many points the first page has.
+        points_per_s: How fast to go.
     """
 
     source: str
@@ -86,15 +89,18 @@ class Piece:
     end: PointId | None
     points: int
     page_points: int
+    points_per_s: float = INF
 
     def flow(self) -> Flow[Copied]:
         """
-        Copy it: while one page is written, the next is read.
+        Copy it, for a second at most: while one page is written, the next is read.
 
         Raises:
             RemoteFailure: A page could not be written; nobody knows how much of the piece was.
         """
-        limit, budget, applied = self.page_points, PAGE_BYTES, 0
+        most = page_points(self.points_per_s, PAGE_POINTS_MAX)
+        limit, budget, applied = min(self.page_points, most), PAGE_BYTES, 0
+        started: float = yield Now()
         cursor = self.start
         ahead: Outcome | None = None
         while True:
@@ -105,15 +111,16 @@ class Piece:
             page = as_page(ahead.result()).before(self.end)
             applied, cursor = applied + page.count, page.next_offset
             if page.count:
-                limit = max(1, min(PAGE_POINTS_MAX, 2 * limit, page.count * budget // page.size_bytes))
+                limit = max(1, min(most, 2 * limit, page.count * budget // page.size_bytes))
             done = cursor is None or (self.end is not None and position(cursor) >= position(self.end))
-            is_last = done or applied >= self.points
             began: float = yield Now()
+            is_last = done or applied >= self.points or began - started >= PIECE_S
             ahead = yield from self._write(page, None if is_last else self._read(cursor, limit))
-            if is_last:
-                return Copied(applied, cursor, limit, done=done)
             ended: float = yield Now()
             budget = budget // 2 if ended - began > SLOW_S else min(PAGE_BYTES, 2 * budget)
+            yield from keep_pace(self.points_per_s, started, applied)
+            if is_last:
+                return Copied(applied, cursor, limit, done=done)
 
     def _read(self, cursor: PointId | None, limit: int) -> Request:
         return wire.read_page(HOME, self.source, offset=cursor, limit=limit)
@@ -157,7 +164,7 @@ def copy(co: Coordinator) -> Flow[int]:
     yield from co.fenced()
     if co.migration.phase is not Phase.COPYING:
         return co.migration.copied_points
-    work = _Backfill(co, (yield from _plan(co)), PAGE_POINTS)
+    work = _Backfill(co, (yield from _plan(co)), PAGE_POINTS, Throttle(co))
     failures = 0
     while work.plan.left:
         before = work.plan.copied
@@ -165,6 +172,7 @@ def copy(co: Coordinator) -> Flow[int]:
         failures = failures + 1 if work.plan.copied == before else 0
         if failures > FAILURES_MAX:
             raise work.failed[0]
+    co.pace = ""
     drawn, copied = co.migration.plan, work.plan.copied
     yield from co.move(Event.COPY_DONE, "copied", {"copied_points": copied, "plan": ""}, points=copied)
     yield records.forget(drawn)
@@ -191,6 +199,7 @@ class _Backfill:
     co: Coordinator
     plan: Plan
     page_points: int
+    throttle: Throttle
     failed: list[RemoteFailure] = field(default_factory=list)  # by writes, or workers, since the last advance began
     unread: list[FerryError] = field(default_factory=list)  # by reads of the source
     _running: dict[int, int] = field(default_factory=dict)  # piece of work -> number of its range
@@ -205,11 +214,14 @@ class _Backfill:
         self.failed.clear()
         with self.co.owing():
             while self._running or (self.plan.left and not self.failed and not self.unread):
-                ended = yield from self._some_pieces()
+                pace = yield from self.throttle.look(self.plan.copied)
+                ended = yield from self._some_pieces(pace)
                 for number, outcome in ended:
                     self._take(number, outcome)
                 if ended:
                     yield from self._save()
+                expected = max(self.co.migration.expected_points, self.plan.copied)
+                yield Report("copy", self.plan.copied, expected, str(pace))
                 yield from self.co.stay()
             if self.failed:
                 # Any of them may still land; one that the server has refused need not be outlasted.
@@ -218,22 +230,34 @@ class _Backfill:
         if self.unread:
             raise self.unread[0]
 
-    def _some_pieces(self) -> Flow[list[tuple[int, Outcome]]]:
+    def _some_pieces(self, pace: Pace) -> Flow[list[tuple[int, Outcome]]]:
         """Let pieces be copied; those of them that have ended, by the number of their range."""
-        idle = [n for n in self.plan.left if n not in self._running.values()]
+        if pace.stands_still and not self._running:
+            yield Sleep(LOOK_S)
+            return []
+        idle = [n for n in self.plan.left if n not in self._running.values()] if not pace.stands_still else []
         if len(self.plan.left) == 1 and idle:  # nothing to do beside it, so it needs no worker
-            return [(idle[0], (yield from carried_out_here(self._piece(idle[0], OWN_PIECE_POINTS).flow())))]
+            piece = self._piece(idle[0], Share.of(pace, 1, OWN_PIECE_POINTS))
+            return [(idle[0], (yield from carried_out_here(piece.flow())))]
         if not self.failed and not self.unread:
             room: int = yield Room(WORKERS)
-            for n in idle[: max(0, room - len(self._running))]:
-                self._running[(yield Begin(self._piece(n, PIECE_POINTS)))] = n
+            share = Share.of(pace, room, PIECE_POINTS)
+            for n in idle[: max(0, share.workers - len(self._running))]:
+                self._running[(yield Begin(self._piece(n, share)))] = n
         ended: list[tuple[int, Outcome]] = yield Await(tuple(self._running), LOOK_S)
         return [(self._running.pop(number), outcome) for number, outcome in ended]
 
-    def _piece(self, number: int, points: int) -> Piece:
+    def _piece(self, number: int, share: Share) -> Piece:
         m, stretch = self.co.migration, self.plan.stretches[number]
         return Piece(
-            m.source, m.target_url, self.co.fence, stretch.at, stretch.end, points, page_points=self.page_points
+            m.source,
+            m.target_url,
+            self.co.fence,
+            stretch.at,
+            stretch.end,
+            share.piece_points,
+            self.page_points,
+            share.points_per_s,
         )
 
     def _take(self, number: int, outcome: Outcome) -> None:
@@ -252,7 +276,6 @@ class _Backfill:
         m = self.co.migration
         yield records.put(m.plan, self.plan.to_payload(m.id))
         yield from self.co.save({"copied_points": self.plan.copied, "claim_beat": m.claim_beat + 1})
-        yield Report("copy", self.plan.copied, max(m.expected_points, self.plan.copied))
 
 
 def _is_settled(error: RemoteFailure) -> bool:

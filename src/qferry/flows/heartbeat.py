@@ -80,7 +80,9 @@ def _report(session: Session) -> Flow[None]:
     session.beat += 1
     now: float = yield Now()
     try:
-        yield records.put_writer(session.record(now))
+        report = session.record(now)
+        session.timed_s = []
+        yield records.put_writer(report)
     except Rejected as error:
         if error.missing:
             return  # there is no control collection (any more); the read that follows decides what that means

@@ -31,6 +31,7 @@ def routed(
     *,
     writes: bool = True,
     repeatable: Callable[[], bool] = lambda: True,
+    timed: bool = False,
 ) -> Flow[T]:
     """
     Carry out `attempt` on the route for `collection`, again if the lease ran out meanwhile and the route has changed.
@@ -45,6 +46,7 @@ def routed(
         writes: Whether it writes anything.
         repeatable: Whether it may be carried out again; False once several operations have been sent of which one is
             chosen by a filter that might match, the second time, what the others did the first time.
+        timed: Whether it tells how the application is served: reads and writes of points do.
 
     Raises:
         LeaseLost: The routing could not be renewed and nothing was sent on old routing, or the call was overtaken by
@@ -70,7 +72,8 @@ def routed(
             failed = error
         finally:
             view.leave()
-        if (yield from confirmed(session, view, term, collection, writes=writes)):
+        began = now if timed else None
+        if (yield from confirmed(session, view, term, collection, writes=writes, began=began)):
             if failed is not None:
                 raise failed
             return result
@@ -91,7 +94,9 @@ def overtaken() -> LeaseLost:
     )
 
 
-def confirmed(session: Session, view: View, term: int, collection: str, *, writes: bool = True) -> Flow[bool]:
+def confirmed(
+    session: Session, view: View, term: int, collection: str, *, writes: bool = True, began: float | None = None
+) -> Flow[bool]:
     """
     Whether the outcome of a call that acted on `view` may be given to the caller.
 
@@ -101,6 +106,8 @@ def confirmed(session: Session, view: View, term: int, collection: str, *, write
     has given this process up meanwhile, and may have repaired between the writes to the one side and to the other.
     """
     now: float = yield Now()
+    if began is not None:
+        session.time(view, now - began)
     if session.holds(term, now):
         return True
     try:
@@ -166,7 +173,7 @@ def read(
         except Exception:  # noqa: BLE001  whatever ails the target, the source is still truth and answers for it
             return (yield Call(HOME, method, m.source, (), arguments))
 
-    return (yield from routed(session, collection, attempt, writes=False))
+    return (yield from routed(session, collection, attempt, writes=False, timed=True))
 
 
 def one_sided(view: View, call: Call) -> Flow[Any]:

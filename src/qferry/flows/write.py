@@ -92,7 +92,7 @@ def write(session: Session, method: str, collection: str, arguments: Mapping[str
     gave_up_at: float | None = None
     while True:
         try:
-            return (yield from routed(session, collection, attempt, repeatable=lambda: may_repeat))
+            return (yield from routed(session, collection, attempt, repeatable=lambda: may_repeat, timed=True))
         except TargetWriteFailed as error:
             if not isinstance(error.__cause__, Lacking):
                 raise

@@ -14,6 +14,7 @@ from typing import Any
 
 from qferry.errors import Refused
 from qferry.protocol.phases import ROUTING, TARGET_IS_TRUTH, Phase, Routing, Side
+from qferry.protocol.throttle import Limits
 
 FORMAT = 1
 CONTROL_COLLECTION = "_qferry"
@@ -77,7 +78,19 @@ class Migration:
     cleanup_after: str | None = None
     aliases: tuple[str, ...] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    # How fast copies and comparisons may go.  Set by anyone at any time, one by one, and never by the coordinator,
+    # which says in `pace` what it makes of them.
+    max_points_per_s: float = 0
+    max_latency_ms: float = 0
+    quiet_hours: str = ""
+    paused: bool = False
+    pace: str = ""
     format: int = FORMAT
+
+    @property
+    def limits(self) -> Limits:
+        """How fast copies and comparisons may go."""
+        return Limits(self.max_points_per_s, self.max_latency_ms, self.quiet_hours, self.paused)
 
     @property
     def routing(self) -> Routing:
@@ -186,6 +199,7 @@ class Writer:
     pins: Pins = Pins()
     calls: int = 0
     busy_s: float = 0.0  # how long the oldest call that holds up an acknowledgement has been running
+    p99_ms: float | None = None  # what its slowest calls since the last beat took; None: none was made, or timed
     format: int = FORMAT
 
     def describe(self) -> str:

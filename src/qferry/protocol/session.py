@@ -7,7 +7,7 @@ once, so nothing in here needs a lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -25,6 +25,8 @@ GRACE_S = 10.0
 KEEPS_JOURNAL = JOURNALLED | {Phase.FINISHING}
 # And the routings under which a write is noted in it.
 JOURNALS = frozenset({Routing.CAPTURE, Routing.DUAL})
+# More calls than this between two heartbeats are not timed.
+TIMED_MAX = 10_000
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class View:
     active: int = 0
     oldest_call: float = 0.0
     doubts: list[Doubt] = field(default_factory=list)
+    timed: bool = False  # whether a coordinator may want to know how long calls take
 
     @property
     def epochs(self) -> dict[str, int]:
@@ -106,6 +109,7 @@ class Quiet(NamedTuple):
     term: int
     collection: str
     final: bool  # whether what it comes to is the caller's; a read that fails on the target may succeed on the source
+    began: float
 
 
 @dataclass
@@ -142,6 +146,7 @@ class Session:
     calls_at_last_beat: int = 0
     acked: dict[str, int] = field(default_factory=dict)
     journal_before: bool = False  # make ids durable before each write, for those who pay the round trip
+    timed_s: list[float] = field(default_factory=list)  # what calls since the last report have taken
 
     def valid(self, now: float) -> bool:
         """Whether the present view may still be acted on."""
@@ -150,6 +155,16 @@ class Session:
     def holds(self, term: int, now: float) -> bool:
         """Whether the lease has held since `term` was the present one."""
         return self.term == term and self.valid(now)
+
+    def over(self, quiet: Quiet, now: float) -> bool:
+        """Whether the lease has held throughout a quiet call, which ends now."""
+        self.time(quiet.view, now - quiet.began)
+        return self.holds(quiet.term, now)
+
+    def time(self, view: View, seconds: float) -> None:
+        """Note how long a call of the application has taken, while that may matter to somebody."""
+        if view.timed and len(self.timed_s) < TIMED_MAX:
+            self.timed_s.append(seconds)
 
     def enter_quiet(self, now: float, collection: str, *, write: bool) -> Quiet | None:
         """
@@ -169,7 +184,7 @@ class Session:
             place, final = route.migration.collection(side), side is route.truth
         self.calls += 1
         self.view.enter(now)
-        return Quiet(self.view, self.term, place, final)
+        return Quiet(self.view, self.term, place, final, now)
 
     def side_to_read(self, route: Route) -> Side:
         """The side that the next read goes to: the target for the read share."""
@@ -204,7 +219,8 @@ class Session:
             route = Route.of(migration, self.pins)
             routes.update(dict.fromkeys(migration.names, route))
         self.retired.append(self.view)
-        self.view = View(self.view.serial + 1, routes, found)
+        timed = any(m.phase in JOURNALLED for m in found.values())
+        self.view = View(self.view.serial + 1, routes, found, timed=timed)
         for migration_id in [i for i in self.journals if i not in found or found[i].phase not in KEEPS_JOURNAL]:
             del self.journals[migration_id]
 
@@ -276,6 +292,7 @@ class Session:
             pins=self.pins,
             calls=self.calls,
             busy_s=round(now - min(waiting), 1) if waiting else 0.0,
+            p99_ms=p99_ms(self.timed_s),
         )
 
     def route(self, collection: str) -> Route | None:
@@ -288,3 +305,10 @@ class Session:
         if route is None or route.migration.phase in ENDED:
             return None
         return route.migration
+
+
+def p99_ms(seconds: Collection[float]) -> float | None:
+    """What all but a hundredth have taken at most, in milliseconds; of fewer than a hundred, the longest."""
+    if not seconds:
+        return None
+    return round(sorted(seconds)[-1 - len(seconds) // 100] * 1000, 1)
