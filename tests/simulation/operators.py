@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from qferry.control import records
 from qferry.errors import FerryError, Refused
 from qferry.flows import lifecycle
 from qferry.flows.coordinator import Coordinator, claim
@@ -25,6 +26,18 @@ from .world import Accidents, Process, Task, World
 
 ACK_TIMEOUT_S = 10.0
 HOME_URL = "http://home"
+# In so many runs somebody limits how fast copies and comparisons may go, and changes their mind again and again.
+_THROTTLED = 0.2
+_UNLIMITED = {"max_points_per_s": 0, "max_latency_ms": 0, "paused": False}
+_LIMITS = (
+    {"paused": True},
+    {"paused": False},
+    {"max_points_per_s": 1},
+    {"max_points_per_s": 5},
+    {"max_latency_ms": 5},
+    {"max_latency_ms": 0},
+    _UNLIMITED,
+)
 _BEGINNING = (Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING)
 
 
@@ -116,6 +129,9 @@ class Operator:
         self._repair_first = False
         self._patience_s = 0.0  # after a failure it looks again a little later
         self._random = random.Random(f"{world.seed} operator")
+        self._moody = random.Random(f"{world.seed} limits")
+        if self._moody.random() < _THROTTLED:
+            world.after(0.0, self._limit)
 
     @property
     def done(self) -> bool:
@@ -158,6 +174,20 @@ class Operator:
             self._run_next()
         if not self.done:
             self.world.after(self._random.uniform(0.2, 1.0 + self._patience_s), self.look)
+
+    def _limit(self) -> None:
+        """Change a limit of the migration that is under way, without its claim; in the end there is none."""
+        calm = self.world.network.calm
+        m = self.migration()
+        if m is not None:
+            changes = _UNLIMITED if calm else self._moody.choice(_LIMITS)
+
+            def flow() -> Flow[None]:
+                yield records.change_limits(m.id, changes)
+
+            Process(self.world, "limits").run(flow(), lambda *_: None)
+        if not (calm and m is not None) and not self.done:
+            self.world.after(self._moody.uniform(0.2, 3.0), self._limit)
 
     def _run_next(self) -> None:
         self._commands += 1
