@@ -12,8 +12,8 @@ from qferry.cli.app import app
 REFERENCE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 VERBS = (
-    "plan", "start", "backfill", "verify", "throttle", "switch", "rollback", "soak", "abort", "finish", "cleanup", "status",
-    "history", "run", "demo",
+    "plan", "start", "backfill", "verify", "throttle", "switch", "rollback", "soak", "abort", "finish", "cleanup",
+    "status", "history", "run", "demo",
 )  # fmt: skip
 COMMON = {
     "--url",

@@ -96,9 +96,8 @@ def test_limits_are_kept_and_changed_while_a_backfill_runs(
     assert qferry("verify", large).exit_code == 0
 
 
-def test_a_backfill_waits_for_the_quiet_hours(
-    qferry: Any, client: QdrantClient, large: str, backfill: Backfill
-) -> None:
+@pytest.mark.usefixtures("backfill")
+def test_a_backfill_waits_for_the_quiet_hours(qferry: Any, client: QdrantClient, large: str) -> None:
     """Without giving up its claim; when they are lifted it goes on."""
     hour = time.gmtime().tm_hour
     qferry("throttle", large, "--quiet-hours", f"{(hour + 5) % 24:02}:00-{(hour + 6) % 24:02}:00")

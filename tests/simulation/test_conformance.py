@@ -14,6 +14,7 @@ from qferry.control import wire
 from qferry.drivers import http
 from qferry.errors import Rejected
 from qferry.flows.effects import Request
+from qferry.flows.throttle import memory_share
 
 from .calls import arguments, chosen_step, operation
 from .fake_collection import CHUNK, Refusal
@@ -254,6 +255,17 @@ def test_collections_and_aliases_answer_alike(both: Both) -> None:
     for request in script:
         real, fake = both.request(request)
         assert real == fake, request
+
+
+def test_a_server_tells_the_state_of_a_target(both: Both) -> None:
+    """What a throttled copy looks at: the collection's state, and memory as a share of the machine's."""
+    real, fake = both.request(wire.info("", both.name))
+    assert [real[name] for name in ("status", "optimizer_status")] == ["green", "ok"]
+    assert [fake[name] for name in ("status", "optimizer_status")] == ["green", "ok"]
+    for telemetry in both.request(wire.telemetry("")):
+        share = memory_share(telemetry)
+        assert share is not None
+        assert 0 < share < 1
 
 
 @pytest.mark.parametrize("seed", range(12))
