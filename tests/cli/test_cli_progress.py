@@ -1,6 +1,7 @@
 """Progress: bars on a terminal, now and then a line elsewhere."""
 
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -55,6 +56,17 @@ def test_stages_are_bars_on_a_terminal() -> None:
     assert "━" in last
     assert "2/4" not in last, "a stage that was over early shows no count"
     assert "1,000/1,000" in output_of(screen)
+
+
+def test_a_text_that_has_no_room_beside_its_bar_is_drawn_below() -> None:
+    """Why a copy is slow is the last thing to leave out."""
+    screen = console(terminal=True)
+    screen.width = 120
+    why = "1,200 points/s: the application's p99 is 48 ms, the limit 40 ms"
+    with progress(screen, quiet=False) as report:
+        report(Report("copy", 500, 1000, why))
+        time.sleep(0.3)
+    assert why in output_of(screen)
 
 
 def test_stage_that_did_not_end_shows_how_far_it_came() -> None:

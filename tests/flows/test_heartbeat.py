@@ -271,3 +271,18 @@ def test_goodbye_lets_no_new_call_begin() -> None:
     found.registered = True
     play.run(goodbye(found))
     assert not found.valid(play.now)
+
+
+def test_a_heartbeat_reports_how_long_calls_took_since_the_last_one() -> None:
+    """And then begins anew."""
+    play, found = Play(Server(MIGRATION)), session()
+    found.registered = True
+    found.time(found.view, 0.04)
+    play.run(beat(found))
+    play.run(beat(found))
+    reports = [
+        e.body["points"][0]["payload"]["p99_ms"]
+        for e in play.sent
+        if isinstance(e, Request) and e.op == "upsert" and e.body["points"][0]["payload"].get("kind") == "writer"
+    ]
+    assert reports == [40.0, None]

@@ -5,7 +5,7 @@ import pytest
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.phases import Phase, Routing, Side
 from qferry.protocol.records import LEASE_S, Migration, Pins, WritePolicy
-from qferry.protocol.session import KEEPS_JOURNAL, Quiet, Route, Session
+from qferry.protocol.session import KEEPS_JOURNAL, TIMED_MAX, Quiet, Route, Session, p99_ms
 
 DUAL = [Phase.STARTING, Phase.COPYING, Phase.COPIED, Phase.SWITCHED]
 
@@ -422,3 +422,35 @@ def test_client_can_account_for_everything_when_nothing_is_open() -> None:
     found.view.leave()
     found.journal(migration()).begin([1])
     assert not found.accounted_for()
+
+
+def test_calls_are_timed_only_while_a_migration_journals() -> None:
+    """Otherwise nobody wants to know."""
+    found = session()
+    learn(found, [migration(Phase.ANNOUNCED)], at=0.0)
+    quiet = found.enter_quiet(1.0, "other", write=False)
+    assert quiet is not None
+    assert found.over(quiet, 1.5)
+    assert found.record(1.5).p99_ms is None
+    learn(found, [migration(Phase.COPYING, epoch=9)], at=2.0)
+    quiet = found.enter_quiet(2.0, "other", write=False)
+    assert quiet is not None
+    assert found.over(quiet, 2.25)
+    assert found.record(2.5).p99_ms == 250.0
+
+
+def test_timed_calls_are_bounded() -> None:
+    """A client that cannot report must not fill the memory."""
+    found = session()
+    learn(found, [migration(Phase.COPYING)], at=0.0)
+    for _ in range(TIMED_MAX + 5):
+        found.time(found.view, 0.001)
+    assert len(found.timed_s) == TIMED_MAX
+
+
+@pytest.mark.parametrize(
+    ("seconds", "found"), [([], None), ([0.5], 500.0), ([0.001] * 99 + [9.0], 1.0), ([0.001] * 98 + [9.0], 9000.0)]
+)
+def test_all_but_a_hundredth_of_the_calls_take_p99_at_most(seconds: list[float], found: float | None) -> None:
+    """Of fewer than a hundred it is the slowest."""
+    assert p99_ms(seconds) == found

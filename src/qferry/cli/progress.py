@@ -97,7 +97,7 @@ class Bars:
         self._console = console
         self._tasks: dict[str, TaskID] = {}
         self._stage = ""
-        self._progress = Progress(
+        self._progress = _Noted(
             _Mark(),
             TextColumn("{task.description}", markup=False),
             _IfCounted(BarColumn(_BAR_CHARACTERS)),
@@ -120,8 +120,9 @@ class Bars:
 
     def show(self, report: Report) -> None:
         """Bring the stage's bar up to date; a stage that comes back begins anew, below the others."""
-        text = Text(report.text)
-        text.truncate(max(0, self._console.width - _COLUMNS_CHARACTERS), overflow="ellipsis")
+        fits = len(report.text) <= self._console.width - _COLUMNS_CHARACTERS
+        text = report.text if fits else ""
+        self._progress.note = "" if fits else report.text
         if report.stage != self._stage:
             self.conclude()
             if report.stage in self._tasks:
@@ -129,17 +130,30 @@ class Bars:
             self._stage = report.stage
             # What an interrupted run had done already is where the bar begins, and no part of the rate.
             self._tasks[report.stage] = self._progress.add_task(
-                _label(report.stage), total=report.total, completed=report.done or 0, text=text.plain, over=False
+                _label(report.stage), total=report.total, completed=report.done or 0, text=text, over=False
             )
         task = self._tasks[report.stage]
-        self._progress.update(task, total=report.total, completed=report.done or 0, text=text.plain)
+        self._progress.update(task, total=report.total, completed=report.done or 0, text=text)
 
     def conclude(self) -> None:
         """The stage under way is over."""
         if self._stage in self._tasks:
             task = self._tasks[self._stage]
+            self._progress.note = ""
             self._progress.update(task, over=True)
             self._progress.stop_task(task)
+
+
+class _Noted(Progress):
+    """Bars, and below them a line for what has no room beside one."""
+
+    note = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Draw the bars and the note."""
+        yield from super().get_renderables()
+        if self.note:
+            yield Text(self.note, style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def _label(stage: str) -> str:
