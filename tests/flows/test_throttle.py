@@ -143,32 +143,32 @@ def test_a_pace_is_shared_by_as_many_workers_as_it_needs() -> None:
     assert Share.of(Pace(12_000.0), 4, 8000) == Share(3, 4000.0, 4000)
     assert Share.of(Pace(90_000.0), 4, 8000) == Share(4, 22_500.0, 8000)
     assert Share.of(Pace(1.0), 4, 8000) == Share(1, 1.0, 1)
-    assert [page_points(rate, 300) for rate in (1.0, 50.0, 1e6, INF)] == [1, 5, 300, 300]
+    assert [page_points(rate, 300) for rate in (1.0, 100.0, 1e6, INF)] == [1, 5, 300, 300]
 
 
 @pytest.mark.parametrize("kind", ["copy", "comparison"])
 def test_a_piece_of_work_keeps_its_pace(kind: str) -> None:
-    """Thirty points at twenty a second are begun in pages of two, and a second is all that it goes on for."""
+    """Sixty points at forty a second are begun in pages of two, and a second is all that it goes on for."""
 
     def answer(effect: Request | Call) -> Any:
         assert isinstance(effect, Request)
         if effect.op not in ("read_page", "read_digests"):
             return {"status": "completed"}
         start, limit = effect.body.get("offset", 0), effect.body["limit"]
-        points = [{"id": i, "payload": {}, "vector": [1.0]} for i in range(start, min(30, start + limit))]
-        return {"points": points, "next_page_offset": start + limit if start + limit < 30 else None}
+        points = [{"id": i, "payload": {}, "vector": [1.0]} for i in range(start, min(60, start + limit))]
+        return {"points": points, "next_page_offset": start + limit if start + limit < 60 else None}
 
     play = Play(answer)
     piece = (
-        Piece("a", "", "fence", None, None, 1000, page_points=100, points_per_s=20.0)
+        Piece("a", "", "fence", None, None, 1000, page_points=100, points_per_s=40.0)
         if kind == "copy"
-        else Comparison(MIGRATION, None, None, 1000, points_per_s=20.0)
+        else Comparison(MIGRATION, None, None, 1000, points_per_s=40.0)
     )
     done: Any = play.run(piece.flow())
     reads = [e.body["limit"] for e in play.sent if isinstance(e, Request) and e.op.startswith("read")]
     assert set(reads) == {2}
-    assert 20 <= done.points <= 24
-    assert play.now - 1.0 == pytest.approx(done.points / 20)
+    assert 40 <= done.points <= 44
+    assert play.now - 1.0 == pytest.approx(done.points / 40)
     assert not done.done
 
 

@@ -283,7 +283,7 @@ def settling_during_the_copy(shipped: Any, piece: copy.Piece, page: Any, followi
 
 
 @variant(copy._Backfill, "_some_pieces")
-def saving_progress_before_applying(shipped: Any, work: Any) -> Flow[Any]:
+def saving_progress_before_applying(shipped: Any, work: Any, pace: Any) -> Flow[Any]:
     """Save that a range is done when its copy begins."""
 
     def saved_first(effect: Effect) -> Flow[Any]:
@@ -293,7 +293,7 @@ def saving_progress_before_applying(shipped: Any, work: Any) -> Flow[Any]:
             yield records.put(work.co.migration.plan, done.to_payload(work.co.migration.id))
         return (yield effect)
 
-    return (yield from tampered(shipped(work), saved_first))
+    return (yield from tampered(shipped(work, pace), saved_first))
 
 
 @variant(copy._Backfill, "_take")

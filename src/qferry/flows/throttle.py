@@ -24,7 +24,7 @@ MEMORY_EVERY_S = 10.0
 # A piece of work ends after this long, so that a change takes effect.
 PIECE_S = 1.0
 # A limited pace is kept by pages of equal size: this many in a second, and no more points by one worker.
-PAGES_PER_S, WORKER_POINTS_PER_S = 10, 5_000
+PAGES_PER_S, WORKER_POINTS_PER_S = 20, 5_000
 # A client that has not reported for this long says nothing about the present.
 REPORT_AGE_S = 3.0
 # A single slow read means nothing; the median of so many does.
