@@ -17,7 +17,7 @@ from qferry.flows.effects import Flow
 from qferry.flows.restore import Origin, restore
 from qferry.flows.settle import drain_well
 from qferry.flows.verify import verify
-from qferry.protocol.phases import Phase
+from qferry.protocol.phases import TRANSITIONS, Event, Phase
 from qferry.protocol.records import CONTROL_COLLECTION, Migration, Strategy, WritePolicy
 
 from .application import SOURCE, TARGET
@@ -38,6 +38,7 @@ _LIMITS = (
     {"max_latency_ms": 0},
     _UNLIMITED,
 )
+_ABORTABLE = {p.value for p in Phase if Event.ABANDONED in TRANSITIONS[p]} | {Phase.SWITCHED.value}
 _BEGINNING = (Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING)
 
 
@@ -61,9 +62,9 @@ def _start(target_url: str, policy: WritePolicy, strategy: Strategy) -> Flow[Non
     yield from _claimed(migration, lifecycle.start)
 
 
-def _claimed(migration: Migration, command: Callable[[Coordinator], Flow[Any]]) -> Flow[Any]:
+def _claimed(migration: Migration, command: Callable[[Coordinator], Flow[Any]], *, at_once: bool = False) -> Flow[Any]:
     """What `commands._claimed` does: claim, run, and give the claim back also when the command fails."""
-    co = yield from claim(migration, "operator", ack_timeout_s=ACK_TIMEOUT_S)
+    co = yield from claim(migration, "operator", ack_timeout_s=ACK_TIMEOUT_S, at_once=at_once)
     try:
         result = yield from command(co)
     except FerryError:
@@ -175,6 +176,12 @@ class Operator:
         if not self.done:
             self.world.after(self._random.uniform(0.2, 1.0 + self._patience_s), self.look)
 
+    def give_up(self) -> None:
+        """Abort in the middle of whatever is under way, if there is something and it is not too late for that."""
+        if self.goals and self.phase() in _ABORTABLE:
+            self.goals = [Goal("abort")]
+            self._run_next()
+
     def _limit(self) -> None:
         """Change a limit of the migration that is under way, without its claim; in the end there is none."""
         calm = self.world.network.calm
@@ -201,7 +208,7 @@ class Operator:
         if m is None or (m.phase in _BEGINNING and goal.what != "abort"):
             return "start", _start(self.target_url, self.policy, self.strategy)
         if goal.what == "abort":
-            return "abort", _claimed(m, lifecycle.abort)
+            return "abort", _claimed(m, lifecycle.abort, at_once=True)
         if m.phase in (Phase.CAPTURING, Phase.COPYING):
             return "backfill", _claimed(m, _backfill)
         proven = m.verified is not None and not m.suspicions and not self._repair_first

@@ -44,6 +44,7 @@ class Scenario:
     target_url: str
     policy: WritePolicy
     strategy: Strategy
+    gives_up_at: float | None  # when the operator aborts, whatever is under way
     fetches: bool  # whether the target's server can fetch a snapshot by itself
     clients: tuple[ClientPlan, ...]
     goals: tuple[Goal, ...]
@@ -81,6 +82,7 @@ class Scenario:
             policy=chance.choice(tuple(WritePolicy)),
             strategy=strategy,
             fetches=other.random() < 0.7,
+            gives_up_at=other.uniform(0, 10) if other.random() < 0.1 else None,
             clients=tuple(_client(chance, i, points, focus, to_come, accidental) for i in range(chance.randint(2, 3))),
             goals=goals,
             begins=begins,

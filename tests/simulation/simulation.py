@@ -100,7 +100,7 @@ def simulate(scenario: Scenario) -> Result:
         world,
         operator.phase,
         DEFERRED_S + sum(incident.seconds for incident in scenario.incidents),
-        both_names=all(goal.what != "abort" for goal in scenario.goals),
+        both_names=scenario.gives_up_at is None and all(goal.what != "abort" for goal in scenario.goals),
     )
     history = _RecordHistory(network, operator, application)
     network.record_changed = history.look
@@ -109,6 +109,8 @@ def simulate(scenario: Scenario) -> Result:
     for incident in scenario.incidents:
         happen = network.crash if incident.what == "crash" else network.stop
         world.after(incident.at, lambda i=incident, do=happen: do(i.server, i.seconds))
+    if scenario.gives_up_at is not None:
+        world.after(scenario.gives_up_at, operator.give_up)
     world.after(CALM_AT_S, lambda: setattr(network, "calm", True))
     world.after(world.random.uniform(0, 3), operator.look)
 
@@ -122,6 +124,12 @@ def simulate(scenario: Scenario) -> Result:
         violations = [Violation("every command comes to its end", None, world.now, why)]
     else:
         violations = judgement.violations(*_surviving(network, operator), history.seal)
+        violations += [
+            Violation("nothing of an attempt stays beside the target", None, world.now, name)
+            for server in network.servers.values()
+            for name in server.qdrant.collections
+            if "_fence_" in name
+        ]
     return Result(scenario, violations, world, operator, len(application.calls), judgement.gave_up)
 
 

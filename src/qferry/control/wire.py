@@ -228,16 +228,6 @@ def upload_snapshot(server: str, collection: str, checksum: str) -> Request:
     return Request(server, "upload_snapshot", "POST", path, None, params, ARCHIVE_S)
 
 
-def snapshot_work(server: str) -> Request:
-    """
-    What the server is doing with snapshots, as part of its telemetry.
-
-    `{"collections": {"snapshots": [{"id": name, "running_snapshots": n, "running_snapshot_recovery": n}]}}`; servers
-    before 1.16 do not count recoveries.
-    """
-    return Request(server, "snapshot_work", "GET", "/telemetry", None, {"details_level": "2"})
-
-
 def cluster(server: str) -> Request:
     """The server's peers; `{"status": "disabled"}` on a single node."""
     return Request(server, "cluster", "GET", "/cluster")
@@ -258,9 +248,14 @@ def version(server: str) -> Request:
     return Request(server, "version", "GET", "/")
 
 
-def telemetry(server: str) -> Request:
-    """What a server says of itself: `memory`, and under `app.system` its machine; needs a key for all collections."""
-    return Request(server, "telemetry", "GET", "/telemetry", params={"details_level": "1"})
+def telemetry(server: str, *, details_level: int = 1) -> Request:
+    """
+    What a server says of itself; needs a key for all collections.
+
+    `memory`, and under `app.system` its machine.  From level 2 on also what it is doing with snapshots (1.16.3, not
+    1.15.5): `{"collections": {"snapshots": [{"id": name, "running_snapshots": n, "running_snapshot_recovery": n}]}}`.
+    """
+    return Request(server, "telemetry", "GET", "/telemetry", params={"details_level": str(details_level)})
 
 
 def exists(server: str, collection: str) -> Request:

@@ -20,6 +20,7 @@ from qferry.errors import Conflict, Refused, Rejected, RemoteFailure
 from qferry.flows import configuration
 from qferry.flows.coordinator import LANDING_S, POLL_S, Coordinator
 from qferry.flows.effects import Await, Begin, Carry, Flow, Json, Outcome, Report, Request, Sleep
+from qferry.flows.throttle import Throttle
 from qferry.protocol.phases import Event, Phase, Side
 from qferry.protocol.records import HOME, Migration
 
@@ -76,6 +77,7 @@ def restore(co: Coordinator, origin: Origin | None) -> Flow[None]:
     yield from co.acknowledged(co.migration.epoch)
     yield from discard(co)
     yield from _shut_out(co)
+    yield from _may_begin(co)
     m = co.migration
     yield from _unchanged(m)
     # Writes acknowledged with wait=false before the clients kept a journal must have been applied before.
@@ -120,6 +122,15 @@ def _taken(co: Coordinator, before: Sequence[str]) -> Flow[Json]:
             yield from _tolerant(wire.delete_snapshot(HOME, m.source, outcome.value["name"]))
         raise
     return taken
+
+
+def _may_begin(co: Coordinator) -> Flow[None]:
+    """Wait while the operator, or the state of the target's server, lets nothing be copied; then it goes at once."""
+    throttle = Throttle(co)
+    while (yield from throttle.look(0)).stands_still:
+        yield Report("restore", text=co.pace)
+        yield from co.stay()
+        yield Sleep(LOOK_S)
 
 
 def _recover(co: Coordinator, origin: Origin | None, taken: Json) -> Flow[None]:
@@ -249,8 +260,8 @@ def _until_idle(co: Coordinator) -> Flow[None]:
 
 def _busy(m: Migration) -> Flow[bool]:
     """Whether a server is taking a snapshot of the source, or restoring one through a fence of this migration."""
-    here = yield wire.snapshot_work(HOME)
-    there = (yield wire.snapshot_work(m.target_url)) if m.target_url else here
+    here = yield wire.telemetry(HOME, details_level=2)
+    there = (yield wire.telemetry(m.target_url, details_level=2)) if m.target_url else here
     takes = any(work["id"] == m.source and work.get("running_snapshots") for work in _works(here))
     return takes or any(
         work["id"].startswith(m.fence_prefix) and work.get("running_snapshot_recovery") for work in _works(there)
