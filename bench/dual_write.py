@@ -42,6 +42,7 @@ from qdrant_client.http.exceptions import ApiException
 
 from qferry import FerryClient, commands
 from qferry.connection import Connection
+from qferry.protocol.records import Strategy
 from qferry.server import QdrantServer
 
 DIMENSIONS = 384
@@ -186,7 +187,7 @@ def bench(server: QdrantServer, options: argparse.Namespace) -> Iterator[dict[st
     }
     for _, ferry in clients.values():
         ferry.count(SOURCE)
-    commands.start(connection, SOURCE, TARGET)
+    commands.start(connection, SOURCE, TARGET, strategy=Strategy.STREAM)
     commands.backfill(connection, SOURCE)
     for phase, place in (("copied", SOURCE), ("switched", TARGET)):
         if phase == "switched":

@@ -26,7 +26,7 @@ from qferry.dask_crew import DaskCrew, connected
 from qferry.errors import Misuse, Unreachable
 from qferry.flows import coordinator
 from qferry.flows.effects import Flow, Outcome, Report, Sleep
-from qferry.protocol.records import Migration
+from qferry.protocol.records import Migration, Strategy
 
 PATIENCE_S = 30.0
 DIMENSIONS = 32
@@ -84,7 +84,7 @@ def source(connection: Connection, client: QdrantClient) -> Iterator[str]:
 @pytest.fixture
 def migration(connection: Connection, source: str) -> Migration:
     """Give a migration that has begun."""
-    commands.start(connection, source, f"{source}-2")
+    commands.start(connection, source, f"{source}-2", strategy=Strategy.STREAM)
     return commands.status(connection, source)[0].migration
 
 
@@ -308,7 +308,7 @@ def test_a_worker_killed_in_the_middle_of_a_backfill_costs_nothing(
                     return
                 os.kill(pid, signal.SIGCONT)
 
-        commands.start(connection, source, f"{source}-2")
+        commands.start(connection, source, f"{source}-2", strategy=Strategy.STREAM)
         with pytest.raises(Unreachable):
             commands.backfill(connection, source, dask="tcp://127.0.0.1:1")
         commands.backfill(connection, source, dask=cluster.scheduler_address, report=kill_one)

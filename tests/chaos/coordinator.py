@@ -79,7 +79,8 @@ def journey(chance: random.Random, *, brisk: bool = False) -> Iterator[Step]:
     def step(verb: str, *options: str) -> Step:
         return Step(verb, options, 0.3 if brisk else chance.uniform(0.5, 3.0))
 
-    beginning = [step("start"), step("backfill"), step("verify", "--repair")]
+    strategy = chance.choice(("auto", "stream"))
+    beginning = [step("start", "--strategy", strategy), step("backfill"), step("verify", "--repair")]
     end = [step("switch", "--percent", "100"), step("finish", "--yes", "--safety-days", "0")]
     if brisk:
         yield from (*beginning, *end)
@@ -208,7 +209,7 @@ class Operator:
         phase = self.look()
         before_finish = ("copied", "switched")
         return {
-            "start": phase in ("copying", *before_finish),
+            "start": phase in ("capturing", "copying", *before_finish),
             "backfill": phase in before_finish,
             "rollback": phase == "copied",
             "abort": phase == "aborted",

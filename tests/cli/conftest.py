@@ -45,6 +45,7 @@ def qferry(qdrant: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
             monkeypatch.delenv(name)
     monkeypatch.setenv("QDRANT_URL", qdrant.url)
     monkeypatch.setenv("QDRANT_GRPC_PORT", str(qdrant.grpc_port))
+    monkeypatch.setenv("QFERRY_STRATEGY", "stream")  # what most tests look at; a snapshot is asked for by its option
     if qdrant.api_key:
         monkeypatch.setenv("QDRANT_API_KEY", qdrant.api_key)
 

@@ -15,7 +15,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from qferry import AsyncFerryClient, FerryClient, FerryOptions, commands
 from qferry.connection import Connection
-from qferry.protocol.records import CONTROL_COLLECTION, Migration
+from qferry.protocol.records import CONTROL_COLLECTION, Migration, Strategy
 
 # A fifth of the default: commands wait for the next heartbeat of every client.
 FAST = FerryOptions(heartbeat_s=0.2)
@@ -131,7 +131,7 @@ class Migrating:
 
     def start(self) -> Migrating:
         """Let every client write to both; nothing has been copied yet."""
-        commands.start(self.connection, self.source, self.target)
+        commands.start(self.connection, self.source, self.target, strategy=Strategy.STREAM)
         return self
 
     def backfill(self) -> Migrating:

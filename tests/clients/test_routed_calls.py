@@ -9,7 +9,7 @@ from staging import PAIRINGS, Caller, Migrating, Pairing, ask, contents, outcome
 
 from qferry import FerryClient, NotAllowed, TargetWriteFailed, commands
 from qferry.connection import Connection
-from qferry.protocol.records import WritePolicy
+from qferry.protocol.records import Strategy, WritePolicy
 
 SHARD_REQUEST = models.ReplicateShardOperation(
     replicate_shard=models.ReplicateShard(shard_id=0, to_peer_id=1, from_peer_id=2)
@@ -204,7 +204,13 @@ def test_write_that_the_target_misses_succeeds_with_policy_source_first(
     migrating: Migrating, ferry: FerryClient, connection: Connection
 ) -> None:
     """A sick target does not take the application down; the ids are durable before the caller hears of success."""
-    commands.start(connection, migrating.source, migrating.target, policy=WritePolicy.SOURCE_FIRST)
+    commands.start(
+        connection,
+        migrating.source,
+        migrating.target,
+        policy=WritePolicy.SOURCE_FIRST,
+        strategy=Strategy.STREAM,
+    )
     ferry.count(migrating.source)
     migrating.plain.delete_collection(migrating.target)
     with ferry._beating:  # no heartbeat: it is the call itself that makes the id durable

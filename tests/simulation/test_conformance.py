@@ -18,7 +18,7 @@ from qferry.flows.throttle import memory_share
 
 from .calls import arguments, chosen_step, operation
 from .fake_collection import CHUNK, Refusal
-from .fake_qdrant import FakeQdrant
+from .fake_qdrant import FakeQdrant, at_once
 from .network import error_of
 from .possible_states import Step
 
@@ -32,8 +32,9 @@ class Both:
 
     def __init__(self, url: str, name: str) -> None:
         self.client = QdrantClient(url=url, check_compatibility=False)
-        self.fake = FakeQdrant()
+        self.fake = FakeQdrant(elsewhere=lambda _: self.fake)
         self.name = name
+        self.url = url
 
     def request(self, request: Request) -> tuple[Any, Any]:
         """The real answer and the simulated one; an error is given by its status and text."""
@@ -62,7 +63,7 @@ class Both:
 
     def _fake(self, request: Request) -> Any:
         sent = (request.method, request.path, request.body, request.params)
-        return _outcome(lambda: _answered(request, lambda: self.fake.request(*sent)))
+        return _outcome(lambda: _answered(request, lambda: at_once(self.fake.request(*sent))))
 
 
 def _answered(request: Request | None, act: Callable[[], Any]) -> Any:
@@ -77,7 +78,7 @@ def _outcome(act: Callable[[], Any]) -> Any:
     try:
         answer = _told(act())
         # Retrieved points come in no particular order; those of a page do.
-        records = isinstance(answer, list) and bool(answer) and isinstance(answer[0], dict)
+        records = isinstance(answer, list) and bool(answer) and isinstance(answer[0], dict) and "id" in answer[0]
         return sorted(answer, key=lambda record: str(record["id"])) if records else answer
     except Rejected as error:
         return "Rejected", error.status, _family(str(error))
@@ -87,8 +88,15 @@ def _outcome(act: Callable[[], Any]) -> Any:
 
 def _family(text: str) -> str:
     """What an error is about; the rest of its words may differ."""
-    known = ("No point with id", "doesn't exist", "already exists", "Not existing vector name")
-    return next((words for words in known if words in text), "")
+    known = (
+        "No point with id",
+        "doesn't exist",
+        "already exists",
+        "Not existing vector name",
+        "checksum mismatch",
+        "failed to download",
+    )
+    return next((words for words in known if words.lower() in text.lower()), "")
 
 
 def _told(answer: Any) -> Any:
@@ -284,3 +292,51 @@ def test_a_script_of_chance_leaves_both_alike(both: Both, seed: int) -> None:
         assert real == fake
     real, fake = both.contents()
     assert real == fake
+
+
+def test_snapshots_are_taken_listed_restored_and_removed_alike(both: Both) -> None:
+    """Also through an alias, through one that is gone, and of a snapshot that is gone or not the one expected."""
+    _fill(both, [1, 2, 3])
+    fence = f"{both.name}-fence"
+    other = f"{both.name}-other"
+    both.request(wire.create_collection("", other, NAMED))
+    both.request(wire.change_aliases("", create={fence: other}))
+    real, fake = both.request(wire.create_snapshot("", both.name))
+    taken = [real, fake]
+    both.request(wire.delete("", both.name, {"points": [1]}))
+
+    def each(make: Callable[[str, str], Request]) -> list[Any]:
+        """Ask both, each for its own snapshot."""
+        answers = []
+        for ask, archive in zip((both._real, both._fake), taken, strict=True):
+            answers.append(ask(make(archive["name"], archive["checksum"])))
+        return answers
+
+    def recover(name: str, checksum: str, *, into: str = fence) -> Request:
+        url = f"{both.url}{wire.download_snapshot('', both.name, name).path}"
+        return wire.recover("", into, url, checksum, None)
+
+    try:
+        real, fake = (len(kept) for kept in both.request(wire.snapshots("", both.name)))
+        assert real == fake == 1
+        wrong, fine = each(lambda name, _: recover(name, "0" * 64)), each(recover)
+        assert wrong[0] == wrong[1] == ("Rejected", 400, "checksum mismatch")
+        assert fine == [True, True]
+        real, fake = both.request(wire.scroll("", other, limit=10, vector=True))
+        assert real == fake
+        assert [point["id"] for point in real["points"]] == [1, 2, 3]
+        both.request(wire.change_aliases("", drop=[fence]))
+        assert each(recover) == [True, True]
+        real, fake = both.request(wire.count("", fence))
+        assert real == fake == {"count": 3}
+        real, fake = both.request(wire.telemetry("", details_level=2))
+        for answer in (real, fake):
+            assert not any(work["running_snapshot_recovery"] for work in answer["collections"]["snapshots"])
+        assert each(lambda name, _: wire.delete_snapshot("", both.name, name)) == [True, True]
+        again = each(lambda name, _: wire.delete_snapshot("", both.name, name))
+        assert again[0][:2] == again[1][:2] == ("Rejected", 404)
+        gone = each(recover)
+        assert gone[0] == gone[1] == ("Rejected", 400, "failed to download")
+    finally:
+        for name in (fence, other):
+            both.client.delete_collection(name)

@@ -14,6 +14,7 @@ from transferring import Rest
 from qferry import commands
 from qferry.connection import Connection
 from qferry.flows.effects import Report
+from qferry.protocol.records import Strategy
 from qferry.server import QdrantServer
 
 BEYOND_INT64 = 2**64 - 3
@@ -72,7 +73,7 @@ def test_every_point_arrives_and_every_difference_is_found(qdrant: Any, rest: Re
     connection = Connection(url=qdrant.url, api_key=qdrant.api_key, grpc_port=qdrant.grpc_port if by_grpc else 0)
     target = f"{source}-2"
     told: list[Report] = []
-    commands.start(connection, source, target)
+    commands.start(connection, source, target, strategy=Strategy.STREAM)
     commands.backfill(connection, source, report=told.append)
     assert not any(report.stage == "rest" for report in told)
     verification = commands.verify(connection, source)
@@ -95,7 +96,7 @@ def test_another_server_s_port_is_not_used(qdrant: Any, source: str) -> None:
         client.close()
         told: list[Report] = []
         connection = Connection(url=qdrant.url, api_key=qdrant.api_key, grpc_port=other.grpc_port)
-        commands.start(connection, source, f"{source}-2")
+        commands.start(connection, source, f"{source}-2", strategy=Strategy.STREAM)
         commands.backfill(connection, source, report=told.append)
         assert any(report.stage == "rest" for report in told)
         assert commands.verify(connection, source).passed

@@ -96,7 +96,8 @@ def migrate_with_qferry(
     with stage.phase("plan"):
         coordinator.run("plan", source, target)
     with stage.phase("start"):
-        coordinator.run("start", source, target)
+        # Page by page, so that there is something to see, and a coordinator to kill in the middle of it.
+        coordinator.run("start", source, target, "--strategy", "stream")
     with stage.phase("backfill, coordinator killed") as note:
         note(_kill_during_backfill(coordinator, client, source, target))
     with stage.phase("kill -9 one application") as note:
