@@ -33,11 +33,16 @@ class Pieces(httpx.SyncByteStream):
             raise httpx.ReadError("connection reset")
 
 
+class Server(httpx.BaseTransport):
+    """A server that is none, and sees requests as they arrive."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.handle_request = answer  # type: ignore[method-assign]
+
+
 def clients(source: Answer, target: Answer) -> Callable[[str], httpx.Client]:
     """Return what makes clients of two servers that are none."""
-    return lambda server: httpx.Client(
-        base_url=server or "http://here", transport=httpx.MockTransport(target if server else source)
-    )
+    return lambda server: httpx.Client(base_url=server or "http://here", transport=Server(target if server else source))
 
 
 def accepts(request: httpx.Request) -> httpx.Response:
@@ -71,7 +76,7 @@ def test_a_refusal_of_either_server_is_told() -> None:
     gone: Answer = lambda _: httpx.Response(404, text="no such snapshot")  # noqa: E731
     with pytest.raises(Rejected, match=r"404 to GET .*a-1.snapshot: no such snapshot"):
         carried(CARRY, clients(gone, accepts))
-    with pytest.raises(Rejected, match="507 to POST .*upload: no room"):
+    with pytest.raises(Rejected, match=r"507 to POST .*upload: no room"):
         carried(CARRY, clients(fine, lambda _: httpx.Response(507, text="no room")))
 
 
