@@ -130,6 +130,7 @@ class Way(str, Enum):
     AUTO = "auto"
     SNAPSHOT = "snapshot"
     STREAM = "stream"
+    BULK = "bulk"
 
     @property
     def strategy(self) -> Strategy | None:
@@ -142,7 +143,8 @@ HowToCopy = Annotated[
     typer.Option(
         "--strategy",
         envvar="QFERRY_STRATEGY",
-        help="Restore a snapshot, or stream page by page; auto: a snapshot wherever that is possible.",
+        help="Restore a snapshot; or stream page by page; or in bulk: index the target only when everything is there. "
+        "auto: a snapshot wherever that is possible, else stream.",
     ),
 ]
 AckTimeout = Annotated[

@@ -94,10 +94,10 @@ def started(result: Started) -> RenderableType:
     who = [f"  {writer}" for writer in result.writers] or [
         "  none is running; whoever connects from now on does the same"
     ]
-    streams = result.strategy == Strategy.STREAM.value
-    what = "every application writes to both sides" if streams else "every application keeps a journal for the snapshot"
+    captures = result.strategy == Strategy.SNAPSHOT.value
+    what = "keeps a journal for the snapshot" if captures else "writes to both sides"
     return Group(
-        _tick(f"`{result.source}` → `{result.target}`: {what}:"),
+        _tick(f"`{result.source}` → `{result.target}`: every application {what}:"),
         Text("\n".join(who)),
         then("backfill {}", result.source),
     )

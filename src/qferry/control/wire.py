@@ -148,6 +148,11 @@ def create_collection(server: str, collection: str, config: Json) -> Request:
     return Request(server, "create_collection", "PUT", collection_path(collection), config, {}, 60.0)
 
 
+def update_collection(server: str, collection: str, config: Json) -> Request:
+    """Change what may be changed of a collection's configuration; what is not named, or null, stays."""
+    return Request(server, "update_collection", "PATCH", collection_path(collection), config, {}, 60.0)
+
+
 def delete_collection(server: str, collection: str) -> Request:
     """Delete a collection, by its real name."""
     return Request(server, "delete_collection", "DELETE", collection_path(collection), None, {}, 60.0)

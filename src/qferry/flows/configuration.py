@@ -67,6 +67,17 @@ def indexes(info: Json) -> dict[str, Json]:
     return found
 
 
+def unindexed(overrides: Mapping[str, Any]) -> Json:
+    """Overrides of a target that builds no vector index yet (Qdrant, "Optimizer": a threshold of 0 disables it)."""
+    return _merged(overrides, {"optimizers_config": {"indexing_threshold": 0}})
+
+
+def let_index(server: str, target: str, source_info: Json, overrides: Mapping[str, Any]) -> Flow[None]:
+    """Let a target that was `unindexed` build its vector indexes, as it was asked for."""
+    wanted = to_create(source_info, overrides)["optimizers_config"]
+    yield wire.update_collection(server, target, {"optimizers_config": wanted})
+
+
 def differences(source: Json, target: Json, overrides: Mapping[str, Any]) -> list[str]:
     """What in the target's configuration is not as the source's and the overrides say, one line each."""
     wanted, found = to_create(source, overrides), to_create(target, {})

@@ -17,6 +17,7 @@ from http import HTTPStatus
 
 from qferry.control import records, wire
 from qferry.errors import FerryError, Rejected, RemoteFailure
+from qferry.flows import configuration
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Await, Begin, Flow, NewId, Now, Outcome, Report, Request, Room, Sleep, Together
 from qferry.flows.pages import Page, as_page, to_write, whole
@@ -25,7 +26,7 @@ from qferry.flows.throttle import PIECE_S, Share, Throttle, keep_pace, page_poin
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Event, Phase
 from qferry.protocol.ranges import Plan, position
-from qferry.protocol.records import HOME, dashed
+from qferry.protocol.records import HOME, Strategy, dashed
 from qferry.protocol.throttle import INF, Pace
 
 # A page is about this large: larger ones were slower to copy (transfer/channel.py).  REST takes requests up to 32 MB.
@@ -173,6 +174,9 @@ def copy(co: Coordinator) -> Flow[int]:
         if failures > FAILURES_MAX:
             raise work.failed[0]
     co.pace = ""
+    m = co.migration
+    if m.strategy is Strategy.BULK:
+        yield from configuration.let_index(m.target_url, m.target, (yield wire.info(HOME, m.source)), m.overrides)
     drawn, copied = co.migration.plan, work.plan.copied
     yield from co.move(Event.COPY_DONE, "copied", {"copied_points": copied, "plan": ""}, points=copied)
     yield records.forget(drawn)

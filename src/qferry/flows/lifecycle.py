@@ -180,7 +180,8 @@ def _prepare(co: Coordinator) -> Flow[None]:
     m = co.migration
     source = yield wire.info(HOME, m.source)
     yield from _create(records.create_small_collection(m.journal_collection))
-    created = yield from _create_target(co, configuration.to_create(source, m.overrides))
+    made = configuration.unindexed(m.overrides) if m.strategy is Strategy.BULK else m.overrides
+    created = yield from _create_target(co, configuration.to_create(source, made))
     ours = created or (yield from carries_marker(m, Side.TARGET))
     # Otherwise made by this start before it was interrupted, or by somebody else since the plan: taken if it is empty.
     if not ours and (yield wire.count(m.target_url, m.target))["count"]:
@@ -192,7 +193,7 @@ def _prepare(co: Coordinator) -> Flow[None]:
     yield wire.change_aliases(m.target_url, create={m.marker(Side.TARGET): m.target})
     yield wire.change_aliases(HOME, create={m.marker(Side.SOURCE): m.source})
     target = yield wire.info(m.target_url, m.target)
-    unlike = configuration.differences(source, target, m.overrides)
+    unlike = configuration.differences(source, target, made)
     if unlike:
         if created:
             yield wire.delete_collection(m.target_url, m.target)

@@ -42,6 +42,7 @@ class Strategy(str, Enum):
     """How the target comes by what was written before the migration."""
 
     STREAM = "stream"  # page by page
+    BULK = "bulk"  # the same, and the target builds its vector indexes only when everything is there
     SNAPSHOT = "snapshot"  # as the server's own copy of the source's files, indexes included
 
 

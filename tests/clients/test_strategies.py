@@ -1,4 +1,4 @@
-"""A target that is restored from a snapshot, on real servers: what arrives, what stays behind, and what goes wrong."""
+"""How history gets to the target, on real servers: what arrives, what stays behind, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -324,3 +324,19 @@ def test_records_without_a_strategy_are_streamed() -> None:
     known = json.loads(json.dumps(Migration("m", "a", "b", ("a", "b")).to_payload()))
     del known["strategy"], known["archive"]
     assert Migration.from_payload(known).strategy is Strategy.STREAM
+
+
+def test_a_target_copied_in_bulk_is_indexed_in_the_end(migrating: Migrating) -> None:
+    """Nothing is indexed while pages arrive; then the target is configured as the source is."""
+    m = migrating
+
+    def optimizers(collection: str) -> dict[str, Any]:
+        found: dict[str, Any] = ask(m.plain, "GET", f"/collections/{collection}")["config"]["optimizer_config"]
+        return found
+
+    overrides = {"optimizers_config": {"flush_interval_sec": 7}}
+    commands.start(m.connection, m.source, m.target, overrides=overrides, strategy=Strategy.BULK)
+    assert optimizers(m.target)["indexing_threshold"] == 0
+    commands.backfill(m.connection, m.source)
+    assert optimizers(m.target) == {**optimizers(m.source), "flush_interval_sec": 7}
+    assert commands.verify(m.connection, m.source).passed
