@@ -284,12 +284,13 @@ def settling_during_the_copy(shipped: Any, piece: copy.Piece, page: Any, followi
 
 @variant(copy._Backfill, "_some_pieces")
 def saving_progress_before_applying(shipped: Any, work: Any, pace: Any) -> Flow[Any]:
-    """Save that a range is done when its copy begins."""
+    """Save that every range is done when the copy of one begins."""
 
     def saved_first(effect: Effect) -> Flow[Any]:
         if isinstance(effect, Begin):
-            number = next(n for n in work.plan.left if work.plan.stretches[n].at == effect.work.start)
-            done = work.plan.advanced(number, 0, None, done=True)
+            done = work.plan
+            for number in done.left:
+                done = done.advanced(number, 0, None, done=True)
             yield records.put(work.co.migration.plan, done.to_payload(work.co.migration.id))
         return (yield effect)
 
