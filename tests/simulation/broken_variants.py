@@ -37,7 +37,6 @@ from qferry.protocol.phases import Phase, Routing, Side
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration
 from qferry.protocol.session import Route, Session
 
-from .application import TARGET
 from .scenario import Scenario
 from .simulation import Result, simulate
 
@@ -359,13 +358,6 @@ def recovering_through_a_fence_that_stays(_: Any, co: Coordinator) -> Flow[list[
         co.fence = standing[0] if standing else ""
     yield from co.fenced()
     return []
-
-
-@variant(wire, "recover")
-def recovering_by_the_target_s_name(shipped: Any, server: str, collection: str, *args: Any) -> Request:
-    """Recover into the target itself, which nothing can keep from landing late."""
-    request: Request = shipped(server, TARGET, *args)
-    return request
 
 
 @variant(Migration, "routing")

@@ -33,8 +33,8 @@ LATE_S = 2.2
 ORPHAN_S = 2.2
 # What was accepted and not applied yet is applied within this time.
 DEFERRED_S = 1.5
-# How long a server is busy with a snapshot at most.
-WORK_S = 6.0
+# How long a server is busy with a snapshot at most; mostly it is much less.
+WORK_S = 20.0
 FAULTS = ("refused", "failed", "lost", "late", "never", "overdue")
 
 
@@ -206,7 +206,7 @@ class Flight:
         value, error = self.carry_out("lands" if self._answered is not None else "lands late")
         if isinstance(value, Later):
             server.at_work[self] = value
-            world.after(chance.uniform(0, WORK_S), self._finish)
+            world.after(WORK_S * chance.random() ** 3, self._finish)
         else:
             self._respond(value, error)
 
