@@ -19,12 +19,13 @@ CALLS_PER_S = 100.0
 _THROTTLED_WINDOWS = 2
 _SETTLE_S = 1.0
 
-STREAM, SNAPSHOT, THROTTLED = "unthrottled stream", "unthrottled snapshot", "throttled stream"
+STREAM, SNAPSHOT = "unthrottled stream", "unthrottled snapshot"
+THROTTLED, THROTTLED_BULK = "throttled stream", "throttled bulk"
 
 
 def measure(place: Place, scale: Scale, say: Callable[[str], None]) -> dict[str, Any]:
     """
-    Keep an application busy and migrate under it, three times.
+    Keep an application busy and migrate under it, four times.
 
     Returns:
         `windows` by name, each with its `seconds` and with p50 and p99 of `all` calls, of `read`s and of `write`s, and
@@ -39,6 +40,7 @@ def measure(place: Place, scale: Scale, say: Callable[[str], None]) -> dict[str,
         STREAM: ("stream", None),
         SNAPSHOT: ("snapshot", None),
         THROTTLED: ("stream", throttle),
+        THROTTLED_BULK: ("bulk", throttle),
     }
     spans: dict[str, tuple[float, float]] = {}
     missing: dict[str, str] = {}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from bench.contenders import MIGRATE, QFERRY, RAW, SNAPSHOT, STREAM
 from bench.latencies import CALLERS, PROTOCOLS
-from bench.load import THROTTLED
+from bench.load import THROTTLED, THROTTLED_BULK
 
 # p50 of a dual write as a multiple of a single one's, by callers.
 DUAL_WRITE_MAX = {"grpc": {1: 1.3, 4: 1.45, 16: 1.7}, "rest": {1: 1.4, 4: 1.55, 16: 1.7}}
@@ -150,8 +150,9 @@ def _load(load: Report) -> Iterator[Ratio]:
         found = load["windows"].get(name, {}).get("all")
         return found["p99_ms"] if found else None
 
-    label = "application's p99 during a throttled backfill / without one"
-    yield Ratio(label, p99(THROTTLED), p99("dual writes"), "at most", THROTTLED_MAX)
+    for way in (THROTTLED, THROTTLED_BULK):
+        label = f"application's p99 during a {way} / without a backfill"
+        yield Ratio(label, p99(way), p99("dual writes"), "at most", THROTTLED_MAX)
 
 
 def _growth(growth: Report) -> Iterator[Ratio]:
