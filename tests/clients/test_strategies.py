@@ -340,3 +340,23 @@ def test_a_target_copied_in_bulk_is_indexed_in_the_end(migrating: Migrating) -> 
     commands.backfill(m.connection, m.source)
     assert optimizers(m.target) == {**optimizers(m.source), "flush_interval_sec": 7}
     assert commands.verify(m.connection, m.source).passed
+
+
+def test_who_loses_the_claim_takes_its_snapshot_along(migrating: Migrating, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is told before the snapshot has been taken or right after."""
+    m = migrating
+    commands.start(m.connection, m.source, m.target)
+    gone = Conflict("Another coordinator has taken this migration over.")
+
+    def lost(*_: object) -> Flow[None]:
+        raise gone
+        yield
+
+    for look in ("stay", "still_mine"):
+        with monkeypatch.context() as patched:
+            patched.setattr(restore, "LOOK_S", 0.0)
+            patched.setattr(restore, "_may_begin", lambda _: iter(()))
+            patched.setattr(f"qferry.flows.coordinator.Coordinator.{look}", lost)
+            with pytest.raises(Conflict):
+                commands.backfill(m.connection, m.source)
+        assert not littered(m.plain, m.source)

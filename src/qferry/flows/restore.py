@@ -113,13 +113,16 @@ def _taken(co: Coordinator, before: Sequence[str]) -> Flow[Json]:
     """Take a snapshot, and remove it again if the claim is gone by then."""
     m = co.migration
     number: int = yield Begin(Errand(wire.create_snapshot(HOME, m.source)))
+    taken: Json = None
     try:
         taken = yield from _awaited(co, number, Report("snapshot", text="of the source"))
         yield from co.still_mine()
     except Conflict:
-        ((_, outcome),) = yield Await((number,), wire.ARCHIVE_S)
-        if outcome.error is None and outcome.value["name"] not in before:
-            yield from _tolerant(wire.delete_snapshot(HOME, m.source, outcome.value["name"]))
+        if taken is None:
+            for _, outcome in (yield Await((number,), wire.ARCHIVE_S)):
+                taken = outcome.value
+        if taken is not None and taken["name"] not in before:
+            yield from _tolerant(wire.delete_snapshot(HOME, m.source, taken["name"]))
         raise
     return taken
 
