@@ -25,7 +25,7 @@ from qferry.flows.effects import Call, Effect, Flow, Fresh, NewId, Now, Outcome,
 from qferry.flows.heartbeat import beat
 from qferry.flows.verify import Verification, verify
 from qferry.protocol.phases import Phase
-from qferry.protocol.records import CLAIM_S, HOME, LEASE_MARGIN_S, LEASE_S, Migration, Pins, WritePolicy
+from qferry.protocol.records import CLAIM_S, HOME, LEASE_MARGIN_S, LEASE_S, Migration, Pins, Strategy, WritePolicy
 from qferry.protocol.session import GRACE_S, Session
 
 from .application import SOURCE, TARGET
@@ -187,7 +187,9 @@ class Stage:
         self.qdrant.request("PUT", f"/collections/{SOURCE}", {"vectors": vectors}, {})
         for point_id in (1, 2, 3):
             self.put(SOURCE, point_id, point_id)
-        self._operator = Operator(World(1, network), [Goal("switch", 100)], {}, HOME, WritePolicy.BOTH, frozenset())
+        self._operator = Operator(
+            World(1, network), [Goal("switch", 100)], {}, HOME, WritePolicy.BOTH, Strategy.STREAM, frozenset()
+        )
         self._operator.prepare(phase.value)
         self.now = 0.0
         self.heartbeat_s = 0.0
