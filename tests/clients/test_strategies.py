@@ -277,6 +277,7 @@ def test_a_failed_attempt_is_begun_anew(migrating: Migrating, monkeypatch: pytes
         with pytest.raises(RemoteFailure, match="No space left"):
             commands.backfill(m.connection, m.source)
     assert phase(m.connection, m.source) is Phase.CAPTURING
+    assert not ask(m.plain, "GET", f"/collections/{m.source}/snapshots")
     commands.backfill(m.connection, m.source)
     assert commands.verify(m.connection, m.source).passed
     assert not littered(m.plain, m.source)

@@ -12,11 +12,12 @@ docs/adr/0013).  So once a fence has been dropped, no recovery through it can to
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from qferry.control import wire
-from qferry.errors import Conflict, Refused, Rejected, RemoteFailure
+from qferry.errors import Conflict, FerryError, Refused, Rejected, RemoteFailure
 from qferry.flows import configuration
 from qferry.flows.coordinator import LANDING_S, POLL_S, Coordinator
 from qferry.flows.effects import Await, Begin, Carry, Flow, Json, Outcome, Report, Request, Sleep
@@ -83,7 +84,12 @@ def restore(co: Coordinator, origin: Origin | None) -> Flow[None]:
     # Writes acknowledged with wait=false before the clients kept a journal must have been applied before.
     yield wire.barrier(HOME, m.source)
     taken = yield from _take(co)
-    yield from _recover(co, origin, taken)
+    try:
+        yield from _recover(co, origin, taken)
+    except RemoteFailure:
+        with suppress(FerryError):  # it is large, and no attempt will ask for it again
+            yield from discard(co)
+        raise
     through = co.fence
     yield from discard(co)
     if through in (yield from _shut_out(co)):
