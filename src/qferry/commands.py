@@ -234,6 +234,7 @@ def _coordinate(
     with _dask(dask) as crew_for, connection.driver(report) as driver:
         migration = lifecycle.one_of(driver.run(records.migrations()), source)
         with _claimed(driver, migration, at_once=at_once) as co:
+            migration = co.migration  # as it is now that nobody else changes it
             if migration.phase in JOURNALLED and not at_once:
                 driver.run(planning.still_as_planned(migration))
             on_target = not at_once and configuration.is_replicated(migration.overrides)
@@ -293,7 +294,7 @@ def backfill(
         if m.phase not in (Phase.CAPTURING, Phase.COPYING, Phase.COPIED) and not restored:
             raise out_of_order(m.phase, "qferry backfill")
         if limits:
-            yield from co.save(limits)
+            yield from co.save(_limits(limits))
         yield from restore(co, connection.origin)
         if co.migration.phase is Phase.STARTING:
             yield from lifecycle.take_up_dual_writes(co)
@@ -324,10 +325,17 @@ def verify(
         if co.migration.phase not in (Phase.COPIED, Phase.SWITCHED):
             raise out_of_order(co.migration.phase, "qferry verify")
         if limits:
-            yield from co.save(limits)
+            yield from co.save(_limits(limits))
         return (yield from verify_flow(co, mend=repair))
 
     return _coordinate(connection, source, flow, report, by_pages=True, dask=dask)[0]
+
+
+def _limits(changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        return Limits.checked(changes)
+    except ValueError as error:
+        raise Misuse(f"That is not a limit: {error}.", hint="Nothing was changed.") from error
 
 
 def throttle(
@@ -342,6 +350,7 @@ def throttle(
         limits: Fields of `Limits` by name, those that are to change.
 
     Raises:
+        Misuse: A limit is none, or out of range.
         Refused: The migration is over.
     """
     with connection.driver() as driver:
@@ -352,7 +361,7 @@ def throttle(
                     f"The migration of `{m.source}` is {m.phase.value}, so there is nothing to slow down.",
                     hint="Nothing was changed.",
                 )
-            _one(driver, records.change_limits(m.id, limits))
+            _one(driver, records.change_limits(m.id, _limits(limits)))
             m = driver.run(records.read_migration(m.id))
         return Throttled(m.source, m.target, m.limits, m.claim_by, m.pace)
 

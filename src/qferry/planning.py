@@ -112,10 +112,10 @@ def plan(
     why_not = yield from obstacle(other, overrides)
     if wanted is Strategy.SNAPSHOT and why_not:
         raise Refused(f"A snapshot is not possible: {why_not}.", hint="Leave --strategy out, and points are streamed.")
-    if wanted is Strategy.BULK and info["config"]["optimizer_config"].get("indexing_threshold") is None:
+    if wanted is Strategy.BULK and (body.get("optimizers_config") or {}).get("indexing_threshold") is None:
         raise Refused(
-            f"`{source}` names no indexing_threshold, so there is nothing to go back to after a copy in bulk.",
-            hint="Stream it, or set the threshold first.",
+            "No indexing_threshold is named, so there is nothing to go back to after a copy in bulk.",
+            hint="Stream it, or give the target one by --set optimizers_config.indexing_threshold=10000.",
         )
     target_exists = yield from _target_is_free(other, target)
     count = (yield wire.count(HOME, source))["count"]

@@ -51,15 +51,21 @@ class Working(Play):
     def __init__(self, answer: Any, lose: int = 0) -> None:
         super().__init__(answer)
         self.lose = lose
+        self.without_room = 0
         self.pieces: list[Any] = []
 
     def _perform(self, effect: Any) -> Any:
         match effect:
-            case Room(here):
+            case Room(here) if not self.without_room:
                 return here
+            case Room():
+                self.without_room -= 1
+                return 0
             case Begin(work):
                 self.pieces.append(work)
                 return len(self.pieces) - 1
+            case Await(()):
+                return []
             case Await(numbers, _):
                 if self.lose:
                     self.lose -= 1
@@ -71,7 +77,7 @@ class Working(Play):
 class Still(Coordinator):
     """A coordinator that has nothing to do beside."""
 
-    def stay(self) -> Flow[None]:
+    def stay(self, **_: float) -> Flow[None]:
         """Do nothing."""
         yield from ()
 
@@ -151,6 +157,16 @@ def test_workers_that_are_lost_time_and_again_end_the_comparison() -> None:
     migration = MIGRATION.with_changes({"expected_points": 20})
     with pytest.raises(Unreachable, match="lost"):
         play.run(every_point(Still(migration, "me", "me")))
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_points_per_s": 1000}])
+def test_no_room_is_waited_for(limits: dict[str, Any]) -> None:
+    """A cluster has none until its workers have come, whatever the pace."""
+    source = dict.fromkeys(range(20), 0)
+    play = Working(sides(source, source))
+    play.without_room = 3
+    migration = MIGRATION.with_changes({"expected_points": 20, **limits})
+    assert play.run(every_point(Still(migration, "me", "me"))) == (20, [], True)
 
 
 def test_a_target_on_a_cluster_is_compared_by_the_coordinator_itself() -> None:

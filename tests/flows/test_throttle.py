@@ -106,15 +106,26 @@ def test_the_target_s_state_counts_without_any_limit(info: Any, reason: str) -> 
     assert bool(pace.reason) == bool(reason)
 
 
-def test_a_server_that_is_full_is_given_no_more() -> None:
+def test_a_server_that_is_full_is_given_more_only_slowly() -> None:
     """Its memory is asked for now and then only."""
     server = Server()
     server.telemetry = {"memory": {"resident_bytes": 95 * 1024}, "app": {"system": {"ram_size": 100}}}
     play, _, throttle = begun(server)
-    assert [looked(play, throttle).stands_still for _ in range(3)] == [True] * 3
+    assert all("95% of its machine's memory" in looked(play, throttle).reason for _ in range(3))
     assert play.told.count("telemetry") == 1
     server.telemetry = {"app": {}}
-    assert not looked(play, throttle, after_s=10.0).stands_still
+    assert "speeding up again" in looked(play, throttle, after_s=10.0).reason
+
+
+def test_a_comparison_does_not_mind_the_target_s_troubles() -> None:
+    """It adds nothing to them."""
+    server = Server()
+    server.info = {"status": "red", "optimizer_status": "ok"}
+    play, co = Play(server), Coordinator(server.record, "me", "me")
+    throttle = Throttle(co, only_reads=True)
+    play.run(throttle.look(0))
+    assert looked(play, throttle) == Pace()
+    assert "info" not in play.told
 
 
 def test_memory_is_unknown_where_telemetry_does_not_tell() -> None:

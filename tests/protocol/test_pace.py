@@ -1,5 +1,7 @@
 """Tests of how fast a copy may go: reasons to stand still, back-off and recovery, and the hours of the day."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +48,6 @@ def test_a_limit_is_the_pace_and_the_reason() -> None:
         (Limits(paused=True), CALM, "paused"),
         (Limits(quiet_hours="22:00-06:00"), Signals(minute=12 * 60), "quiet hours, 22:00-06:00 UTC"),
         (Limits(), Signals(failing=True), "error"),
-        (Limits(), Signals(memory_share=MEMORY_FULL), "holds 90% of its machine's memory"),
     ],
 )
 def test_it_stands_still_and_says_why(limits: Limits, signals: Signals, reason: str) -> None:
@@ -65,6 +66,10 @@ def test_it_stands_still_and_says_why(limits: Limits, signals: Signals, reason: 
         (SLOW, "500 points/s: the application's p99 is 90 ms, the limit 40 ms"),
         (Signals(points_per_s=1e3, probe_ms=41.0), "500 points/s: a read of one point takes 41 ms, the limit is 40 ms"),
         (Signals(points_per_s=1e3, queue=QUEUE_LONG + 1), "500 points/s: 101 updates wait on the target"),
+        (
+            Signals(points_per_s=1e3, memory_share=MEMORY_FULL),
+            "500 points/s: the target's server holds 90% of its machine's memory",
+        ),
     ],
 )
 def test_pressure_halves_the_pace_at_once(signals: Signals, reason: str) -> None:
@@ -172,3 +177,20 @@ def test_what_is_no_span_of_the_day_is_refused(text: str) -> None:
     """Rather than guessed at."""
     with pytest.raises(ValueError, match="is no"):
         QuietHours.parse(text)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_points_per_s": 0.5},
+        {"max_points_per_s": -1},
+        {"max_latency_ms": INF},
+        {"quiet_hours": "at night"},
+        {"speed": 1},
+    ],
+)
+def test_what_is_no_limit_is_not_taken_for_one(changes: dict[str, Any]) -> None:
+    """Whoever sets it: every command would have to live with it."""
+    with pytest.raises(ValueError, match=next(iter(changes)) if "quiet_hours" not in changes else "at night"):
+        Limits.checked(changes)
+    assert Limits.checked({"max_points_per_s": 0, "quiet_hours": "", "paused": True})["paused"]

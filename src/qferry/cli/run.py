@@ -97,12 +97,14 @@ class Run:
 
         if self._phase() in (None, *_BEGINNING):
             timed("start", self._start)
+        limits = self.limits
         if self._phase() in _COPYING:
             timed("backfill", self._backfill)
+            limits = {}  # they are set once; whoever has changed them since must not be overruled
         if self._unproven():
             began = time.monotonic()
             verification = commands.verify(
-                self.connection, self.source, dask=self.dask, limits=self.limits, report=self.report
+                self.connection, self.source, dask=self.dask, limits=limits, report=self.report
             )
             failed = ", ".join(check.name for check in verification.checks if not check.passed)
             detail = f"{verification.points:,} points" + (f", not passed: {failed}" if failed else "")

@@ -190,7 +190,7 @@ def every_point(co: Coordinator) -> Flow[tuple[int, list[PointId], bool]]:
     differing: list[PointId] = []
     running: dict[int, int] = {}
     failures = 0
-    throttle = Throttle(co)
+    throttle = Throttle(co, only_reads=True)
     while plan.left and len(differing) <= DIFFERENCES_MAX:
         pace = yield from throttle.look(plan.copied)
         idle = [n for n in plan.left if n not in running.values()] if not pace.stands_still else []
@@ -210,6 +210,8 @@ def every_point(co: Coordinator) -> Flow[tuple[int, list[PointId], bool]]:
         failures += bool(failed)  # a worker is lost with all of its pieces at once
         if failed and (alone or failures > FAILURES_MAX):
             raise failed[0]
+        if failed:
+            yield Sleep(LOOK_S)
         for n, outcome in ended:
             if isinstance(outcome.error, RemoteFailure):
                 continue

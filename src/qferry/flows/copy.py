@@ -176,6 +176,7 @@ def copy(co: Coordinator) -> Flow[int]:
     co.pace = ""
     m = co.migration
     if m.strategy is Strategy.BULK:
+        yield from co.still_mine()
         yield from configuration.let_index(m.target_url, m.target, (yield wire.info(HOME, m.source)), m.overrides)
     drawn, copied = co.migration.plan, work.plan.copied
     yield from co.move(Event.COPY_DONE, "copied", {"copied_points": copied, "plan": ""}, points=copied)

@@ -80,9 +80,9 @@ def _report(session: Session) -> Flow[None]:
     session.beat += 1
     now: float = yield Now()
     try:
-        report = session.record(now)
-        session.timed_s = []
+        report, told = session.record(now), len(session.timed_s)
         yield records.put_writer(report)
+        del session.timed_s[:told]
     except Rejected as error:
         if error.missing:
             return  # there is no control collection (any more); the read that follows decides what that means

@@ -134,12 +134,13 @@ def _taken(co: Coordinator, before: Sequence[str]) -> Flow[Json]:
 
 
 def _may_begin(co: Coordinator) -> Flow[None]:
-    """Wait while the operator, or the state of the target's server, lets nothing be copied; then it goes at once."""
-    throttle = Throttle(co)
+    """Wait while the operator lets nothing be copied; then it goes at once, and no pace is kept."""
+    throttle = Throttle(co, only_reads=True)
     while (yield from throttle.look(0)).stands_still:
         yield Report("restore", text=co.pace)
         yield from co.stay()
         yield Sleep(LOOK_S)
+    co.pace = ""
 
 
 def _recover(co: Coordinator, origin: Origin | None, taken: Json) -> Flow[None]:

@@ -8,7 +8,7 @@ claim.  As long as nothing is limited, the only thing asked for beside is the st
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -19,6 +19,8 @@ from qferry.protocol.records import HOME, Migration
 from qferry.protocol.throttle import INF, Governor, Pace, Signals
 
 LOOK_S = 1.0
+# An answer that takes longer is none; a few of these in a row are less than the claim lasts.
+ANSWER_S = 2.0
 # Telemetry has a line for each collection on the server, so it is asked for less often.
 MEMORY_EVERY_S = 10.0
 # A piece of work ends after this long, so that a change takes effect.
@@ -42,8 +44,8 @@ class Share:
 
     @classmethod
     def of(cls, pace: Pace, workers: int, piece_points: int) -> Share:
-        """The share of each of at most so many workers, whose pieces have at most so many points."""
-        if pace.points_per_s == INF:
+        """The share of each of at most so many workers, perhaps none, whose pieces have at most so many points."""
+        if not workers or pace.points_per_s == INF:
             return cls(workers, INF, piece_points)
         workers = int(min(workers, 1 + pace.points_per_s // WORKER_POINTS_PER_S))
         each = pace.points_per_s / workers
@@ -70,6 +72,7 @@ class Throttle:
     """What one command knows about how fast it may go."""
 
     co: Coordinator
+    only_reads: bool = False  # then the target's troubles are no reason: nothing is added to them
     _governor: Governor = field(default_factory=Governor)
     _pace: Pace = field(default_factory=Pace)
     _looked_at: float | None = None
@@ -108,13 +111,14 @@ class Throttle:
     def _signals(self, now: float) -> Flow[dict[str, Any]]:
         m = self.co.migration
         found: dict[str, Any] = {}
-        info = yield from _answer(wire.info(m.target_url, m.target))
-        if info is not None:
-            found["failing"] = info["status"] == "red" or info.get("optimizer_status", "ok") != "ok"
-            found["queue"] = (info.get("update_queue") or {}).get("length")
-        if now - self._memory[0] >= MEMORY_EVERY_S:
-            self._memory = now, memory_share((yield from _answer(wire.telemetry(m.target_url))))
-        found["memory_share"] = self._memory[1]
+        if not self.only_reads:
+            info = yield from _answer(wire.info(m.target_url, m.target))
+            if info is not None:
+                found["failing"] = info["status"] == "red" or info.get("optimizer_status", "ok") != "ok"
+                found["queue"] = (info.get("update_queue") or {}).get("length")
+            if now - self._memory[0] >= MEMORY_EVERY_S:
+                self._memory = now, memory_share((yield from _answer(wire.telemetry(m.target_url))))
+            found["memory_share"] = self._memory[1]
         if m.limits.max_latency_ms:
             found["application_p99_ms"] = yield from self._application_p99_ms(m)
             found["probe_ms"] = yield from self._probe_ms(m)
@@ -144,8 +148,8 @@ class Throttle:
 
 
 def _answer(request: Any) -> Flow[Json]:
-    """What is answered; None for an error: what cannot be known is no reason."""
-    outcomes: list[Outcome] = yield Together((request,))
+    """What is answered soon; None otherwise: what cannot be known is no reason, and the claim must be kept."""
+    outcomes: list[Outcome] = yield Together((replace(request, timeout_s=ANSWER_S),))
     return outcomes[0].value
 
 

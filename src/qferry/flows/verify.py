@@ -72,6 +72,7 @@ def verify(co: Coordinator, *, mend: bool = False) -> Flow[Verification]:
     else:
         yield from co.keep_mending()
     yield from drain_well(co)
+    yield from show_target(co)  # a comparison may be told to take its time
     config, indexes = yield from _configuration(co, mend=mend)
     points, unequal, complete = yield from every_point(co)
     differing: Sequence[PointId] = yield from _still_differing(co, unequal)

@@ -2,13 +2,16 @@
 How fast a copy or a comparison may go: what the operator allows, and what the application and the server bear.
 
 Two kinds of reasons.  Some make it *stand still* until they are over: a pause, the hours outside the quiet ones, a
-target in trouble.  Under *pressure* (latency above its limit, a long queue of updates) it backs off at once to half
-and recovers by and by; never below `FLOOR_POINTS_PER_S`, so that it also ends on a server that is never idle.
+target in trouble.  Under *pressure* (latency above its limit, a long queue of updates, memory that fills) it backs
+off at once to half and recovers by and by; never below `FLOOR_POINTS_PER_S`, so that it also ends on a server that is
+never idle.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 INF = float("inf")
 # Under pressure never slower than this.
@@ -18,7 +21,7 @@ BACK_OFF, RECOVERY = 0.5, 1.1
 LOOKS_TO_SEE = 2
 # Updates that wait on the target.  The copy itself waits for each of its own, so these are others'.
 QUEUE_LONG = 100
-# The share of its machine's memory from which on a server is not given more to hold.
+# The share of its machine's memory from which on a server is given more to hold only slowly.
 MEMORY_FULL = 0.9
 _MINUTES = 24 * 60
 
@@ -81,6 +84,25 @@ class Limits:
     max_latency_ms: float = 0
     quiet_hours: str = ""
     paused: bool = False
+
+    @classmethod
+    def checked(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Some of these, by name, as they may be set.
+
+        Raises:
+            ValueError: One of them is no limit, or is out of range.
+        """
+        known = {"max_points_per_s", "max_latency_ms", "quiet_hours", "paused"}
+        if not changes.keys() <= known:
+            raise ValueError(f"{min(changes.keys() - known)} is no limit")
+        for name in ("max_points_per_s", "max_latency_ms"):
+            # Less than a point a second would be slower than a claim lasts.
+            if not (changes.get(name, 0) == 0 or 1 <= changes[name] < INF):
+                raise ValueError(f"{name} is {changes[name]}, and must be 0 (no limit) or at least 1")
+        if changes.get("quiet_hours"):
+            QuietHours.parse(changes["quiet_hours"])
+        return dict(changes)
 
 
 @dataclass(frozen=True)
@@ -169,8 +191,6 @@ def _halt(limits: Limits, signals: Signals) -> str:
         return f"it goes on in the quiet hours, {limits.quiet_hours} UTC"
     if signals.failing:
         return "the target reports an error of its optimizer or its storage; see the server's log"
-    if signals.memory_share is not None and signals.memory_share >= MEMORY_FULL:
-        return f"the target's server holds {signals.memory_share:.0%} of its machine's memory"
     return ""
 
 
@@ -183,4 +203,6 @@ def _pressure(limits: Limits, signals: Signals) -> str:
         return f"a read of one point takes {signals.probe_ms:.0f} ms, the limit is {limit:g} ms"
     if signals.queue is not None and signals.queue > QUEUE_LONG:
         return f"{signals.queue:,} updates wait on the target"
+    if signals.memory_share is not None and signals.memory_share >= MEMORY_FULL:
+        return f"the target's server holds {signals.memory_share:.0%} of its machine's memory"
     return ""
