@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from qferry.flows import verify
+from qferry.flows.coordinator import Coordinator
+from qferry.flows.effects import Flow
 from qferry.server import QdrantServer
 
 # A shell's background job ignores Ctrl-C, and so would every process the tests start and interrupt.
@@ -60,3 +63,18 @@ def collection_name() -> str:
 def anyio_backend() -> str:
     """Run asynchronous tests on asyncio, the only loop the Qdrant client supports."""
     return "asyncio"
+
+
+@pytest.fixture
+def nobody_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Spare commands the waits for clients that are on no list, and for requests that nobody knows of.
+
+    There are neither in these tests, and the waits are of 6 and 10 seconds; tests/simulation holds them to account.
+    """
+
+    def at_once(_: Coordinator) -> Flow[None]:
+        yield from ()
+
+    monkeypatch.setattr(Coordinator, "outlast_observers", at_once)
+    monkeypatch.setattr(verify, "_let_land", at_once)

@@ -33,6 +33,8 @@ DIMENSIONS = 32
 # Enough for four ranges, so that each of the two workers has pieces when one of them is killed.
 POINTS = 48_000
 
+pytestmark = pytest.mark.usefixtures("nobody_unseen")
+
 
 def local_cluster(directory: Path, **options: Any) -> LocalCluster:
     """Return a cluster of worker processes, each started again by its nanny, that nobody else can reach."""

@@ -86,3 +86,8 @@ def source(qdrant: Any, client: QdrantClient) -> Iterator[str]:
 def target(source: str) -> str:
     """Give the canonical name of `source`."""
     return f"project-{source.removeprefix('project_').removesuffix('_code')}"
+
+
+@pytest.fixture(autouse=True)
+def spare_waits(nobody_unseen: None) -> None:
+    """Spare commands waits that lead to nothing here."""

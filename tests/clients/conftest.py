@@ -10,9 +10,6 @@ from staging import DIMENSIONS, FAST, Caller, Migrating, Opener, Pairing, point
 
 from qferry import FerryClient, FerryOptions
 from qferry.connection import Connection
-from qferry.flows import verify
-from qferry.flows.coordinator import Coordinator
-from qferry.flows.effects import Flow
 
 POINTS = 60
 
@@ -82,18 +79,8 @@ def litter() -> Iterator[list[Migrating]]:
 
 
 @pytest.fixture(autouse=True)
-def nobody_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Spare commands the waits for clients that are on no list, and for requests that nobody knows of.
-
-    There are neither in these tests, and the waits are of 6 and 10 seconds; tests/simulation holds them to account.
-    """
-
-    def at_once(_: Coordinator) -> Flow[None]:
-        yield from ()
-
-    monkeypatch.setattr(Coordinator, "outlast_observers", at_once)
-    monkeypatch.setattr(verify, "_let_land", at_once)
+def spare_waits(nobody_unseen: None) -> None:
+    """Spare commands waits that lead to nothing here."""
 
 
 @pytest.fixture

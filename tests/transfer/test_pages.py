@@ -17,6 +17,7 @@ from qferry.flows.effects import Report
 from qferry.protocol.records import Strategy
 from qferry.server import QdrantServer
 
+pytestmark = pytest.mark.usefixtures("nobody_unseen")
 BEYOND_INT64 = 2**64 - 3
 # A double that changes each time the server stores it, for a while.
 DRIFTING = 1.2345678901234567e-25

@@ -96,10 +96,10 @@ class Limits:
         known = {"max_points_per_s", "max_latency_ms", "quiet_hours", "paused"}
         if not changes.keys() <= known:
             raise ValueError(f"{min(changes.keys() - known)} is no limit")
-        for name in ("max_points_per_s", "max_latency_ms"):
-            # Less than a point a second would be slower than a claim lasts.
-            if not (changes.get(name, 0) == 0 or 1 <= changes[name] < INF):
-                raise ValueError(f"{name} is {changes[name]}, and must be 0 (no limit) or at least 1")
+        # Less than a point a second would be slower than a claim lasts.
+        for name, least in (("max_points_per_s", 1), ("max_latency_ms", 0)):
+            if not (changes.get(name, 0) == 0 or least <= changes[name] < INF):
+                raise ValueError(f"{name} is {changes[name]}, and must be 0 (no limit) or at least {least}")
         if changes.get("quiet_hours"):
             QuietHours.parse(changes["quiet_hours"])
         return dict(changes)
