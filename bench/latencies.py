@@ -151,7 +151,7 @@ def _rows(
                     "callers": callers,
                     "method": method,
                     **more,
-                    **{kind: percentiles(seconds) for kind, seconds in times.items()},
+                    **{kind: percentiles(found.wall) for kind, found in times.items()},
                 }
 
 
