@@ -91,8 +91,21 @@ def numbers_in(data: Any) -> set[float]:
 
 @pytest.mark.slow
 def test_benchmark_of_a_copy_runs_and_prints_json() -> None:
-    """It copies by two ways on a server of its own, and prints one JSON object whose ratios are of its own figures."""
-    options = ["--quick", "--json", "--only", "copy", "--ways", f"{STREAM},{RAW}", "--points", "200", "--dim", "8"]
+    """It copies by two ways, calls, and prints one JSON object whose ratios are of its own figures."""
+    options = [
+        "--quick",
+        "--json",
+        "--only",
+        "copy,writes",
+        "--turns",
+        "1",
+        "--ways",
+        f"{STREAM},{RAW}",
+        "--points",
+        "200",
+        "--dim",
+        "8",
+    ]
     ran = subprocess.run(  # noqa: S603  this very Python
         [sys.executable, "-m", "bench", *options],
         cwd=ROOT,
@@ -103,7 +116,8 @@ def test_benchmark_of_a_copy_runs_and_prints_json() -> None:
     )
     assert ran.stdout.count("\n") == 1
     result = json.loads(ran.stdout)
-    assert set(result) == {"about", "copies", "ratios"}
+    assert set(result) == {"about", "copies", "writes", "ratios"}
+    assert {row["callers"] for row in result["writes"]} == {1, 4, 16}
     stream, raw = result["copies"][STREAM], result["copies"][RAW]
     assert list(stream["steps"]) == ["start", "copy", "verify", "green"]
     assert (stream["verified"], raw["verified"]) == (True, False)
