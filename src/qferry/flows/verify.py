@@ -71,8 +71,10 @@ def verify(co: Coordinator, *, mend: bool = False) -> Flow[Verification]:
         yield from _let_land(co)
     else:
         yield from co.keep_mending()
+    held = co.migration.reads_held
     yield from drain_well(co)
-    yield from show_target(co)  # a comparison may be told to take its time
+    if not held:  # by somebody who has died, for reasons that only the whole check may clear
+        yield from show_target(co)  # the comparison may be told to take its time
     config, indexes = yield from _configuration(co, mend=mend)
     points, unequal, complete = yield from every_point(co)
     differing: Sequence[PointId] = yield from _still_differing(co, unequal)
