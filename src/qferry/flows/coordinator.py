@@ -20,7 +20,7 @@ from qferry.control import records, wire
 from qferry.errors import Conflict, FerryError, Refused, Rejected, RemoteFailure, Unreachable
 from qferry.flows.effects import Flow, Json, NewId, Now, Report, Request, Sleep, Today
 from qferry.protocol import phases
-from qferry.protocol.phases import JOURNALLED, Event, Phase
+from qferry.protocol.phases import JOURNALLED, Event, Phase, Side
 from qferry.protocol.records import CLAIM_S, LEASE_MARGIN_S, LEASE_S, Migration, Writer, suspicion_name
 
 # How often a coordinator bumps its claim, and looks at what it waits for.
@@ -435,3 +435,9 @@ def claim(migration: Migration, who: str, *, ack_timeout_s: float = 60.0, at_onc
     if m.claim != token:
         raise Conflict("Another coordinator was faster.", hint="Look at `qferry status`, then run the command again.")
     return Coordinator(m, token, who, ack_timeout_s)
+
+
+def carries_marker(m: Migration, side: Side) -> Flow[bool]:
+    """Whether the collection of that name is still the very one this migration began with."""
+    listed = yield wire.aliases(m.server(side))
+    return {"alias_name": m.marker(side), "collection_name": m.collection(side)} in listed["aliases"]

@@ -13,7 +13,7 @@ from typing import Any
 from qferry.control import records, wire
 from qferry.errors import DataMismatch, FerryError, Refused, Rejected
 from qferry.flows import configuration, restore
-from qferry.flows.coordinator import Coordinator
+from qferry.flows.coordinator import Coordinator, carries_marker
 from qferry.flows.effects import Flow, Json, NewId, Now, Report, Sleep, Today
 from qferry.flows.settle import CYCLES_MAX, cycle, drain_well, never_clean, show_target
 from qferry.protocol.phases import ENDED, Event, Phase, Side, out_of_order
@@ -466,12 +466,6 @@ def abort(co: Coordinator) -> Flow[None]:
     if m.plan:
         yield records.forget(m.plan)
     yield from co.move(Event.DISMANTLED, "aborted")
-
-
-def carries_marker(m: Migration, side: Side) -> Flow[bool]:
-    """Whether the collection of that name is still the very one this migration began with."""
-    listed = yield wire.aliases(m.server(side))
-    return {"alias_name": m.marker(side), "collection_name": m.collection(side)} in listed["aliases"]
 
 
 def _dismantle(m: Migration) -> Flow[None]:

@@ -19,7 +19,7 @@ from typing import Any
 from qferry.control import wire
 from qferry.errors import Conflict, FerryError, Refused, Rejected, RemoteFailure
 from qferry.flows import configuration
-from qferry.flows.coordinator import LANDING_S, POLL_S, Coordinator
+from qferry.flows.coordinator import LANDING_S, POLL_S, Coordinator, carries_marker
 from qferry.flows.effects import Await, Begin, Carry, Flow, Json, Outcome, Report, Request, Sleep
 from qferry.flows.throttle import Throttle
 from qferry.protocol.phases import Event, Phase, Side
@@ -316,8 +316,7 @@ def _complete(co: Coordinator) -> Flow[int]:
     A recovery brings the indexes' data; the collection knows of them only when each is created once more (1.16.3).
     """
     m = co.migration
-    listed = yield wire.aliases(m.target_url)
-    if {"alias_name": m.marker(Side.TARGET), "collection_name": m.target} not in listed["aliases"]:
+    if not (yield from carries_marker(m, Side.TARGET)):
         raise Refused(
             f"`{m.target}` is not the collection that this migration has made.",
             hint="Run `qferry abort`, then start again; the source is untouched.",
