@@ -6,6 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCKED := .venv/.locked
 READY := .venv/.ready
 TOKENIZER := .venv/.tokenizer
+EXAMPLE := examples/code_search
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -50,12 +51,13 @@ LOCK := $(BIN)/uv --no-config pip compile --quiet --upgrade --universal --python
 	--custom-compile-command "make lock"
 
 lock: $(READY) ## resolve requirements/*.txt anew
-	$(LOCK) pyproject.toml --extra demo --extra dask --group dev --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml $(EXAMPLE)/pyproject.toml --extra demo --extra dask --extra mcp --group dev \
+		--no-emit-package qferry --output-file requirements/dev.txt
 	$(LOCK) --no-deps requirements/tokenizer.in --output-file requirements/tokenizer.txt
 
 clean: ## remove .venv and all caches
 	rm -rf .venv dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made anew rather than updated, so that it never holds what the lock no longer names.
 $(LOCKED): requirements/dev.txt
@@ -63,8 +65,8 @@ $(LOCKED): requirements/dev.txt
 	$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
 
-$(READY): $(LOCKED) pyproject.toml
-	$(PIP) install --no-deps --no-build-isolation --editable .
+$(READY): $(LOCKED) pyproject.toml $(EXAMPLE)/pyproject.toml
+	$(PIP) install --no-deps --no-build-isolation --editable . --editable $(EXAMPLE)
 	@touch $@
 
 # Without its requirements: they are gigabytes, and the demo reads a single JSON file of it.

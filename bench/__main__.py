@@ -37,16 +37,20 @@ def main() -> int:
     scale = (QUICK if options.quick else FULL).resized(options.points, options.dim)
     given = {name: getattr(options, name) for name in ("rounds", "turns", "window_s")}
     scale = replace(scale, **{name: value for name, value in given.items() if value is not None})
+
+    def keep(found: dict[str, Any]) -> None:
+        if options.out:
+            options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
     try:
-        found = measure(scale, options.only, options.ways, _say, quick=options.quick)
+        found = measure(scale, options.only, options.ways, _say, keep, quick=options.quick)
     except BenchError as error:
         _say(str(error))
         return 1
     except KeyboardInterrupt:
         _say("Stopped; every server and process this has started is gone.")
         return INTERRUPTED
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    keep(found)
     if options.plot:
         for path in plot.write_all(found, options.plot):
             _say(f"wrote {path}")
@@ -58,10 +62,18 @@ def main() -> int:
 
 
 def measure(
-    scale: Scale, parts: Sequence[str], ways: Sequence[str], say: Callable[[str], None], *, quick: bool = False
+    scale: Scale,
+    parts: Sequence[str],
+    ways: Sequence[str],
+    say: Callable[[str], None],
+    keep: Callable[[dict[str, Any]], None],
+    *,
+    quick: bool = False,
 ) -> dict[str, Any]:
     """
     Start the servers and measure some parts; `ways` names the contenders of the copy part.
+
+    `keep` is given what there is after each part, so that a later part that fails costs no earlier one.
 
     Returns:
         `about`, `copies`, `writes`, `reads`, `load`, `growth` as far as they were measured, and `ratios`.
@@ -74,14 +86,17 @@ def measure(
         coordinator.warm_up(place)
         if "copy" in parts:
             found["copies"] = copies.measure(place, scale, ways, say)
+            keep(found)
         wanted = {part: part in parts for part in ("writes", "reads")}
         if any(wanted.values()):
             # The second server runs only here: elsewhere it would take what the first one is measured with.
             with ExitStack() as meanwhile:
                 calls = latencies.measure(place, _server(meanwhile), scale, say, **wanted)
             found |= {part: calls[part] for part in wanted if wanted[part]}
+            keep(found)
         if "load" in parts:
             found["load"] = load.measure(place, scale, say)
+            keep(found)
         if "growth" in parts:
             found["growth"] = growth.measure(place, scale, found.get("copies", {}), say)
         about = {

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -301,7 +302,9 @@ def test_server_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=10.0) as connection:
             assert not has_ended(pid)
             parent.send_signal(signal.SIGKILL)
-            assert connection.recv(1) == b""  # the kernel closes it when the server dies
+            # The kernel closes it when the server dies; or resets it, if the server had not yet accepted it.
+            with suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
 
 
 @pytest.mark.slow
