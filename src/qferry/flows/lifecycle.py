@@ -250,6 +250,12 @@ def require_evidence(co: Coordinator) -> Flow[None]:
                 f"{writer.describe()} is kept from the target by ENABLE_DUAL_WRITE=false.",
                 hint="Restart it without the variable.",
             )
+    yield from require_known_aliases(m)
+    yield from require_same_configuration(m)
+
+
+def require_known_aliases(m: Migration) -> Flow[None]:
+    """Refuse while the source has an alias that clients do not know to be one of its names."""
     listed = yield wire.aliases(HOME)
     for alias in listed["aliases"]:
         name = alias["alias_name"]
@@ -258,6 +264,10 @@ def require_evidence(co: Coordinator) -> Flow[None]:
                 f"The alias `{name}` of `{m.source}` is newer than the migration: calls through it miss the target.",
                 hint="Remove it, or abort and start again; then run `qferry verify --repair`.",
             )
+
+
+def require_same_configuration(m: Migration) -> Flow[None]:
+    """Refuse when somebody has reconfigured one of the two sides."""
     infos = yield from _infos(m)
     unlike = [*configuration.differences(*infos, m.overrides), *configuration.index_differences(*infos)]
     if unlike:

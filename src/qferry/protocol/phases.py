@@ -165,6 +165,11 @@ def out_of_order(phase: Phase, command: str) -> Refused:
     """The error for a command that does not fit the phase, naming the ones that do."""
     return Refused(
         f"The migration is {phase.value}, so `{command}` is not possible.",
-        hint=f"What next: {_NEXT[phase]}.",
+        hint=what_next(phase),
         phase=phase.value,
     )
+
+
+def what_next(phase: Phase) -> str:
+    """What is possible in a phase, as a sentence."""
+    return f"What next: {_NEXT[phase]}."
