@@ -22,10 +22,11 @@ from qferry.control import records, wire
 from qferry.drivers.blocking import BlockingDriver
 from qferry.drivers.workers import Crew
 from qferry.errors import FerryError, Misuse, Refused, Rejected
-from qferry.flows import configuration, lifecycle
+from qferry.flows import configuration, diagnosis, lifecycle
 from qferry.flows.cluster import on_cluster
 from qferry.flows.coordinator import Coordinator, claim
 from qferry.flows.copy import copy
+from qferry.flows.diagnosis import Finding
 from qferry.flows.effects import Flow, Json, Today
 from qferry.flows.restore import restore
 from qferry.flows.settle import drain_well
@@ -105,6 +106,19 @@ class HistoryLine:
     who: str
     what: str
     details: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found when migrations were looked at."""
+
+    migrations: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nobody has to act."""
+        return not any(finding.problem for finding in self.findings)
 
 
 def me() -> str:
@@ -482,6 +496,32 @@ def history(connection: Connection, source: str | None = None) -> tuple[HistoryL
         lines = [e for e in driver.run(records.all_of("event")) if e["migration"] in chosen]
         lines.sort(key=lambda e: (e["migration"], e["epoch"], e["at"]))
         return tuple(HistoryLine(e["at"], e["epoch"], e["who"], e["what"], e["details"]) for e in lines)
+
+
+def find(connection: Connection, source: str | None = None) -> Migration:
+    """
+    The migration that a command for `source` would work on. Changes nothing.
+
+    Raises:
+        Refused: There is none, or more than one.
+    """
+    with connection.driver() as driver:
+        driver.run(planning.server_version(HOME))
+        return lifecycle.one_of(driver.run(records.migrations()), source)
+
+
+def doctor(connection: Connection, source: str | None = None, *, report: Reporter = lambda _: None) -> Examination:
+    """
+    Find out what is wrong with all migrations, or with the one of `source`. Changes nothing.
+
+    Listens for up to ten seconds while a process makes no sign of life.
+    """
+    with connection.driver(report) as driver:
+        driver.run(planning.server_version(HOME))
+        found = driver.run(records.migrations())
+        chosen = found if source is None else [lifecycle.one_of(found, source)]
+        findings = driver.run(diagnosis.examine([m.id for m in chosen]))
+        return Examination(len(chosen), tuple(findings))
 
 
 def target_of(naming: CollectionNaming, source: str) -> str:

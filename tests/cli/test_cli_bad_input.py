@@ -21,6 +21,7 @@ VERBS = {
     "cleanup": ("{}", "--confirm", "{}"),
     "status": ("{}",),
     "history": ("{}",),
+    "doctor": ("{}",),
     "run": ("{}", "elsewhere"),
 }
 NOBODY_LISTENS = "http://127.0.0.1:1"
@@ -128,6 +129,7 @@ def test_wrong_key_is_one_sentence_for_every_verb(qferry: Any) -> None:
         (("finish", "--yes", "--safety-days", "1e9"), "--safety-days"),
         (("demo", "--points", "3"), "--points"),
         (("demo", "--url", "http://"), "--url"),
+        (("doctor", "a", "b"), "unexpected"),
         (("status", "--no-such-option"), "--no-such-option"),
         (("stat",), "Did you mean"),
         (("status", "--timeout", "0"), "--timeout"),

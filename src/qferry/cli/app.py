@@ -275,6 +275,15 @@ def history(context: Context, source: Source = None) -> Answer:
 
 @app.command()
 @verb
+def doctor(context: Context, source: Source = None) -> Answer:
+    """Find what is wrong with migrations and say what mends it. Changes nothing."""
+    with context.progress() as report:
+        found = commands.doctor(context.connection, source, report=report)
+    return Answer(plain(found), render.examination(found), ok=found.healthy)
+
+
+@app.command()
+@verb
 def run(
     context: Context,
     source: NewSource,

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from qferry.cli.run import Ran
 from qferry.cli.shapes import ALL_READS, next_step, writer_data
-from qferry.commands import Done, HistoryLine, Started, Status, Survey, Throttled
+from qferry.commands import Done, Examination, HistoryLine, Started, Status, Survey, Throttled
 from qferry.flows.verify import Verification
 from qferry.planning import Plan
 from qferry.protocol.phases import TARGET_IS_TRUTH, Phase, Side
@@ -33,6 +33,7 @@ _PRESENT: dict[Phase, int] = {
     Phase.CLEANED: 6,
 }
 _VERIFIED = 3
+_NO_MIGRATION = "No migration is recorded on this server. `qferry plan` finds collections with legacy names."
 
 
 def _table(*headings: str, numbers: Sequence[str] = (), title: str | None = None) -> Table:
@@ -170,7 +171,7 @@ def _details(details: Mapping[str, Any]) -> str:
 def statuses(found: Sequence[Status]) -> RenderableType:
     """Where all migrations stand."""
     if not found:
-        return Text("No migration is recorded on this server. `qferry plan` finds collections with legacy names.")
+        return Text(_NO_MIGRATION)
     pictures: list[RenderableType] = []
     for one in found:
         pictures += [Text(""), status(one)] if pictures else [status(one)]
@@ -258,6 +259,26 @@ def _coordinator(m: Migration) -> dict[str, object]:
     at_work: dict[str, object] = {"at work": m.claim_by} if m.claim_by else {}
     limited: dict[str, object] = {"limits": _limits(m.limits)} if m.limits != Limits() else {}
     return {**at_work, **limited, **({"pace": m.pace} if m.pace else {})}
+
+
+def examination(found: Examination) -> RenderableType:
+    """What is wrong, with what mends it; and what is worth knowing."""
+    if not found.migrations:
+        return Text(_NO_MIGRATION)
+    if not found.findings:
+        return _tick(f"Nothing is wrong with {found.migrations} migration(s).")
+    parts: list[RenderableType] = []
+    heading = None
+    for finding in found.findings:
+        if heading != (finding.source, finding.target):
+            heading = (finding.source, finding.target)
+            parts.append(Text.assemble((finding.source, "bold"), " → ", (finding.target, "bold")))
+        mark, style = ("✗ ", "bold red") if finding.problem else ("· ", "dim")
+        parts.append(Text.assemble((mark, style), finding.what))
+        parts.append(Text.assemble("  ", (finding.mend, "cyan")))
+    problems = sum(finding.problem for finding in found.findings)
+    parts.append(Text(f"{problems} problem(s)" if problems else "Nothing that needs you.", style="dim"))
+    return Group(*parts)
 
 
 def throttled(found: Throttled) -> RenderableType:
