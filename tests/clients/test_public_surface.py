@@ -105,6 +105,16 @@ def test_module_imports_only_from_layers_below(name: str) -> None:
         assert theirs <= own, f"qferry.{name} imports {imported}"
 
 
+def test_extras_are_imported_by_nobody_else() -> None:
+    """Without its packages everything works but the tools: only `qferry mcp` names these, and only they name those."""
+    for name, path in MODULES.items():
+        if name.split(".")[0] == "mcp":
+            continue
+        for imported in imports(path):
+            assert imported.split(".")[0] not in ("mcp", "mcp_types", "uvicorn", "anyio"), f"qferry.{name}: {imported}"
+            assert not imported.startswith("qferry.mcp") or name == "cli.mcp", name
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] == "protocol"])
 def test_protocol_is_pure(name: str) -> None:
     """No I/O, no clock, no client: time, ids and randomness arrive as arguments."""

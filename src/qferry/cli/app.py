@@ -11,6 +11,7 @@ import typer
 from qferry import commands
 from qferry.cli import ask, options, output, render, shapes
 from qferry.cli.demo import demo
+from qferry.cli.mcp import mcp
 from qferry.cli.options import Context, NewSource, NewTarget, Source, Way, verb
 from qferry.cli.output import Answer, plain, usage
 from qferry.cli.run import Run
@@ -319,6 +320,7 @@ def run(
 
 
 app.command()(demo)
+app.command()(mcp)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -311,19 +311,19 @@ def _context(
     return Context(connection, as_json)
 
 
-def verb(function: Callable[Concatenate[Context, P], Answer]) -> Callable[..., int]:
+def verb(function: Callable[Concatenate[Context, P], Answer | None]) -> Callable[..., int]:
     """
     Make a verb of a function: give it the common options, write its answer, return the exit code.
 
     Args:
-        function: Takes a `Context` and the verb's own parameters.
+        function: Takes a `Context` and the verb's own parameters; returns None if stdout was not its own to answer on.
     """
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     common = list(inspect.signature(_context, eval_str=True).parameters.values())
 
-    call: Callable[..., Answer] = function  # its parameters are known to typer, not to the type checker
+    call: Callable[..., Answer | None] = function  # its parameters are known to typer, not to the type checker
 
-    def run(**given: Any) -> Answer:
+    def run(**given: Any) -> Answer | None:
         context = _context(**{parameter.name: given.pop(parameter.name) for parameter in common})
         return call(context, **given)
 
@@ -336,7 +336,9 @@ def verb_without_server(function: Callable[P, Answer]) -> Callable[..., int]:
 
 
 def _command(
-    function: Callable[..., Answer], parameters: Sequence[inspect.Parameter], run: Callable[..., Answer]
+    function: Callable[..., Answer | None],
+    parameters: Sequence[inspect.Parameter],
+    run: Callable[..., Answer | None],
 ) -> Callable[..., int]:
     """`run` with the name and the help of `function`, and with these parameters, which typer makes options of."""
 
@@ -347,7 +349,7 @@ def _command(
                 answer = run(**given)
             except KeyboardInterrupt:
                 raise interrupted() from None
-        return output.write_answer(answer, as_json=given["as_json"])
+        return output.DONE if answer is None else output.write_answer(answer, as_json=given["as_json"])
 
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # functions may have one
         [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]

@@ -38,6 +38,7 @@ _LABELS = {
     "index": "building indexes",
     "lease": "waiting for clients",
     "left": "left behind",
+    "listen": "listening",
     "restore": "restoring a snapshot",
     "settle": "settling the journal",
     "snapshot": "taking a snapshot",
@@ -86,8 +87,7 @@ class Lines:
         if now - self._shown_at.get(report.stage, now - _LINE_EVERY_S) < _LINE_EVERY_S:
             return
         self._shown_at[report.stage] = now
-        said = [text for text in (_counted(report.done, report.total), report.text) if text]
-        self._console.print(Text(": ".join((_label(report.stage), ", ".join(said)))), soft_wrap=True)
+        self._console.print(Text(sentence(report)), soft_wrap=True)
 
 
 class Bars:
@@ -154,6 +154,12 @@ class _Noted(Progress):
         yield from super().get_renderables()
         if self.note:
             yield Text(self.note, style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def sentence(report: Report) -> str:
+    """A report in one line."""
+    said = [text for text in (_counted(report.done, report.total), report.text) if text]
+    return ": ".join((_label(report.stage), ", ".join(said)))
 
 
 def _label(stage: str) -> str:

@@ -1,0 +1,100 @@
+"""What tools answer where that is not a command's own result: the objects of `--json`, as types, for their schemas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from qferry.commands import HistoryLine
+from qferry.flows.diagnosis import Finding
+from qferry.flows.verify import Check
+from qferry.protocol.throttle import Limits
+
+
+class WriterAnswer(TypedDict):
+    """One process of the application."""
+
+    host: str
+    pid: int
+    since: str
+    acknowledged_epoch: int
+    behind: bool
+    debt: int
+    busy_s: float
+    p99_ms: float | None
+    suspect: bool
+    pins: str
+
+
+class MigrationAnswer(TypedDict):
+    """One migration, as `status` shows it."""
+
+    id: str
+    source: str
+    target: str
+    phase: str
+    routing: str
+    truth: str
+    read_percent: int
+    reads_held: bool
+    epoch: int
+    policy: str
+    strategy: str
+    copied_points: int
+    expected_points: int
+    debt: int
+    verified: dict[str, Any] | None
+    suspicions: list[str]
+    source_points: int | None
+    target_points: int | None
+    target_status: str | None
+    writers: list[WriterAnswer]
+    coordinator: str | None
+    limits: Limits
+    pace: str | None
+    created_at: str
+    finished_at: str | None
+    cleanup_after: str | None
+    next: str
+
+
+class StatusAnswer(TypedDict):
+    """Where migrations stand."""
+
+    migrations: list[MigrationAnswer]
+
+
+class HistoryAnswer(TypedDict):
+    """What was done, oldest first."""
+
+    history: list[HistoryLine]
+
+
+class DoctorAnswer(TypedDict):
+    """What is wrong; `ok`: nobody has to act."""
+
+    ok: bool
+    migrations: int
+    findings: list[Finding]
+
+
+class ThrottleAnswer(TypedDict):
+    """How fast it may go, and goes."""
+
+    source: str
+    target: str
+    limits: Limits
+    coordinator: str | None
+    pace: str | None
+
+
+class VerifyAnswer(TypedDict):
+    """What a verification found; `ok`: every check passed. Of the ids that differ, the first hundred."""
+
+    ok: bool
+    checks: list[Check]
+    points: int
+    differing: list[int | str]
+    repaired: int
+    seconds: float
