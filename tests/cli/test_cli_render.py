@@ -115,6 +115,19 @@ def test_failed_check_leads_to_the_command_that_helps(check: str, following: str
     assert following in text
 
 
+@pytest.mark.parametrize(
+    ("source", "following"),
+    [
+        ("old", "Next: qferry finish old, or qferry rollback old"),
+        ("my {} notes", "Next: qferry finish 'my {} notes', or qferry rollback 'my {} notes'"),
+        ("", "Next: qferry finish, or qferry rollback"),
+    ],
+)
+def test_next_command_can_be_typed_as_it_is_shown(source: str, following: str) -> None:
+    """A name is quoted; one that was not given is left out there too."""
+    assert str(render.then("finish {0}, or qferry rollback {0}", source)) == following
+
+
 def test_history_shows_what_there_is_to_say() -> None:
     """Details are listed by name; empty ones are left out."""
     text = printed(render.history([HistoryLine("t", 3, "ops", "copied", {"points": 5, "snapshot": None})]))

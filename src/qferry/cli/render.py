@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -111,8 +112,10 @@ def done(result: Done, command: str = "") -> RenderableType:
 
 
 def then(command: str, source: str) -> Text:
-    """The usual next command, with `{}` where the source's name belongs."""
-    return Text.assemble(("Next: ", "dim"), (f"qferry {command.format(shlex.quote(source))}", "cyan"))
+    """The usual next command, with ` {}` where the source's name belongs; that may be left out if it was not given."""
+    name = f" {shlex.quote(source)}" if source else ""
+    typed = re.sub(r" \{0?\}", lambda _: name, command)
+    return Text.assemble(("Next: ", "dim"), (f"qferry {typed}", "cyan"))
 
 
 def _tick(sentence: str) -> Text:
