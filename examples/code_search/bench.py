@@ -1,0 +1,177 @@
+"""
+How much of its time the application gives to the model, which nobody can take from it, and how much it adds of its own.
+
+Indexing: files of this Python's standard library (without site-packages and test folders) are indexed into a fresh
+collection.  The rate is held against the model's own, on the very same texts in batches of the same size: one half of
+them before the run and the other after it, so that a machine that grows slower favours neither.
+
+Searching: the application's search alternates with what it cannot do without: embedding the question, and a
+`query_points` of a plain `QdrantClient`.
+
+    python bench.py [--files 20] [--searches 200] [--model NAME] [--url http://localhost:6333]
+
+Without `--url` a server is started for the purpose.  By default it takes two to three minutes on two cores; `--files 0`
+takes all files, and more than an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import anyio
+from qdrant_client import QdrantClient
+
+from code_search.chunks import chunks_of
+from code_search.collection import ProjectCollection
+from code_search.files import project_files, read_text
+from code_search.incremental import BATCH_CHUNKS
+from code_search.indexing import IndexerService
+from code_search.points import embedded_text
+from code_search.searching import CodeSearch
+from code_search.settings import Settings
+from qferry.demo.embedding import BUILT_IN_MODEL, QUERIES, Embedder, load_embedder
+from qferry.server import QdrantServer
+
+PROJECT = "code-search-bench"
+SKIPPED_FOLDERS = frozenset({"site-packages", "test", "tests", "idle_test", "__pycache__"})
+LIMIT = 10
+WARM_UP = 5
+
+
+def library_texts() -> dict[str, str]:
+    """Return the standard library's Python files that have something in them."""
+    root = Path(os.__file__).parent
+    paths = (path for path in project_files(root) if path.endswith(".py"))
+    chosen = (path for path in paths if SKIPPED_FOLDERS.isdisjoint(Path(path).parts))
+    read = ((path, read_text(root / path)) for path in chosen)
+    return {path: text for path, text in read if text is not None}
+
+
+def seconds_of(act: Callable[[], object]) -> float:
+    """Return how long it takes."""
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+def embed_all(embedder: Embedder, batches: Sequence[Sequence[str]]) -> None:
+    """Embed, and nothing else."""
+    for batch in batches:
+        embedder.embed(batch)
+
+
+@contextlib.contextmanager
+def server_url(given: str | None) -> Iterator[str]:
+    """Give the server's URL, of one started here if none is given."""
+    if given:
+        yield given
+        return
+    with QdrantServer.start() as server:
+        yield server.url
+
+
+async def measure_indexing(indexer: IndexerService, embedder: Embedder, root: Path, texts: Sequence[str]) -> None:
+    """Index everything in `root`, whose chunks' texts are given in order, and print both rates."""
+    batches = [texts[first : first + BATCH_CHUNKS] for first in range(0, len(texts), BATCH_CHUNKS)]
+    half = len(batches) // 2
+    await indexer.ensure_collection()  # loads what the model loads at its first use
+    model_s = seconds_of(lambda: embed_all(embedder, batches[:half]))
+    began = time.perf_counter()
+    report = await indexer.index_project(root)
+    indexing_s = time.perf_counter() - began
+    model_s += seconds_of(lambda: embed_all(embedder, batches[half:]))
+    if report.added != len(texts):
+        raise SystemExit(f"{report.added} chunks were added instead of {len(texts)}: is the project indexed already?")
+    began = time.perf_counter()
+    await indexer.index_project(root)
+    again_s = time.perf_counter() - began
+    print(f"model alone      {len(texts) / model_s:7.1f} chunks/s   {model_s:6.1f} s")
+    print(f"indexing         {len(texts) / indexing_s:7.1f} chunks/s   {indexing_s:6.1f} s")
+    print(f"  of the model's rate: {model_s / indexing_s:.1%} (target: at least 85 %)")
+    print(f"indexing again, nothing changed: {again_s:.2f} s")
+
+
+async def measure_searching(
+    search: CodeSearch, embedder: Embedder, plain: QdrantClient, name: str, rounds: int
+) -> None:
+    """Ask the same questions both ways, in turn, and print both medians."""
+
+    def bare(query: str) -> None:
+        vector = embedder.embed([query])[0].tolist()
+        plain.query_points(name, query=vector, limit=LIMIT, with_payload=True)
+
+    application, needed = [], []
+    for number in range(WARM_UP + rounds):
+        query = QUERIES[number % len(QUERIES)]
+        for way in ("bare", "search") if number % 2 else ("search", "bare"):
+            began = time.perf_counter()
+            if way == "bare":
+                bare(query)
+            else:
+                await search.search(query, limit=LIMIT)
+            (needed if way == "bare" else application).append((time.perf_counter() - began) * 1000)
+    needed_ms, application_ms = (statistics.median(times[WARM_UP:]) for times in (needed, application))
+    print(f"model + query    {needed_ms:7.2f} ms p50")
+    print(f"search           {application_ms:7.2f} ms p50")
+    print(f"  of that: {application_ms / needed_ms:.2f} x (target: at most 1.10 x)")
+
+
+async def run(options: argparse.Namespace, url: str) -> None:
+    """Measure and print."""
+    library = library_texts()
+    paths = list(library)
+    random.Random(options.seed).shuffle(paths)  # noqa: S311  repeatable on purpose
+    taken = sorted(paths[: options.files or None])
+    settings = Settings(project=PROJECT, qdrant_url=url, qdrant_api_key=os.environ.get("QDRANT_API_KEY"))
+    embedder = load_embedder(options.model)
+    client = settings.client()
+    collection = ProjectCollection(client, settings.project, settings.naming)
+    indexer, search = IndexerService(client, collection, embedder), CodeSearch(client, collection, embedder)
+    plain = QdrantClient(url=url, api_key=settings.qdrant_api_key, check_compatibility=False)
+    root = Path(tempfile.mkdtemp(prefix="code-search-bench-"))
+    try:
+        for path in taken:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(library[path], encoding="utf-8")
+        # As the walk will meet them.
+        texts = [embedded_text(chunk) for path in project_files(root) for chunk in chunks_of(path, library[path])]
+        began = time.perf_counter()
+        everything = sum(len(chunks_of(path, text)) for path, text in library.items())
+        cutting_s = time.perf_counter() - began
+        print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, {embedder.name}, batches of {BATCH_CHUNKS}")
+        print(f"{len(texts):,} of {everything:,} chunks, in {len(taken)} of {len(library)} files")
+        print(f"cutting alone    {everything / cutting_s:7.0f} chunks/s   {cutting_s:6.1f} s for all of them")
+        await measure_indexing(indexer, embedder, root, texts)
+        await measure_searching(search, embedder, plain, await collection.name(), options.searches)
+    finally:
+        shutil.rmtree(root)
+        await client.delete_collection(settings.naming.canonical(PROJECT))
+        await client.close()
+        plain.close()
+
+
+def main() -> None:
+    """Read the options, find a server, measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=20, help="how many files, chosen by --seed (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="which files (default: %(default)s)")
+    parser.add_argument("--searches", type=int, default=200, help="searches of either kind (default: %(default)s)")
+    parser.add_argument("--model", default=BUILT_IN_MODEL, help="default: %(default)s")
+    parser.add_argument("--url", help="a server without this benchmark's project; by default one is started")
+    options = parser.parse_args()
+    with server_url(options.url) as url:
+        anyio.run(run, options, url)
+
+
+if __name__ == "__main__":
+    main()
