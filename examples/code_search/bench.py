@@ -1,23 +1,24 @@
 """
 How much of its time the application gives to the model, which nobody can take from it, and how much it adds of its own.
 
-Indexing: files of this Python's standard library (without site-packages and test folders) are indexed into a fresh
+Indexing: files of this Python's standard library (without site-packages and test folders) are indexed into a new
 collection.  The rate is held against the model's own, on the very same texts in batches of the same size: one half of
 them before the run and the other after it, so that a machine that grows slower favours neither.
 
 Searching: the application's search alternates with what it cannot do without: embedding the question, and a
 `query_points` of a plain `QdrantClient`.
 
-    python bench.py [--files 20] [--searches 200] [--model NAME] [--url http://localhost:6333]
+    python bench.py [--chunks 800] [--searches 200] [--model NAME] [--url http://localhost:6333]
 
-Without `--url` a server is started for the purpose.  By default it takes two to three minutes on two cores; `--files 0`
-takes all files, and more than an hour.
+Without `--url` a server is started for the purpose.  By default it takes two to three minutes on two cores; with
+`--chunks 0`, which takes all chunks, more than an hour.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -55,6 +56,13 @@ def library_texts() -> dict[str, str]:
     chosen = (path for path in paths if SKIPPED_FOLDERS.isdisjoint(Path(path).parts))
     read = ((path, read_text(root / path)) for path in chosen)
     return {path: text for path, text in read if text is not None}
+
+
+def sample(library: dict[str, str], paths: Sequence[str], wanted: int) -> list[str]:
+    """Return as many of these files, from the first on, as have so many chunks together; all of them for 0."""
+    ends = itertools.accumulate(len(chunks_of(path, library[path])) for path in paths)
+    enough = next((number for number, chunks in enumerate(ends, 1) if wanted and chunks >= wanted), len(paths))
+    return list(paths[:enough])
 
 
 def seconds_of(act: Callable[[], object]) -> float:
@@ -131,7 +139,7 @@ async def run(options: argparse.Namespace, url: str) -> None:
     library = library_texts()
     paths = list(library)
     random.Random(options.seed).shuffle(paths)  # noqa: S311  repeatable on purpose
-    taken = sorted(paths[: options.files or None])
+    taken = sample(library, paths, options.chunks)
     settings = Settings(project=PROJECT, qdrant_url=url, qdrant_api_key=os.environ.get("QDRANT_API_KEY"))
     embedder = load_embedder(options.model)
     client = settings.client()
@@ -163,8 +171,8 @@ async def run(options: argparse.Namespace, url: str) -> None:
 def main() -> None:
     """Read the options, find a server, measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=20, help="how many files, chosen by --seed (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="which files (default: %(default)s)")
+    parser.add_argument("--chunks", type=int, default=800, help="so many, in whole files (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of which files (default: %(default)s)")
     parser.add_argument("--searches", type=int, default=200, help="searches of either kind (default: %(default)s)")
     parser.add_argument("--model", default=BUILT_IN_MODEL, help="default: %(default)s")
     parser.add_argument("--url", help="a server without this benchmark's project; by default one is started")
