@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -178,61 +179,63 @@ async def test_batches_span_files_and_large_files_span_batches(
     assert await places(client, collection) == expected_places(project)
 
 
-@pytest.mark.parametrize("batches_before", [0, 1, 2])
 async def test_run_that_failed_in_the_model_is_mended_by_the_next(
     indexer: IndexerService,
     indexed: Project,
     embedder: CountingEmbedder,
     client: AsyncQdrantClient,
     collection: ProjectCollection,
-    batches_before: int,
 ) -> None:
-    """What was stored before the failure is not embedded again, and nothing stays half done."""
-    indexed.write("app/files.py", many_functions(BATCH_CHUNKS + 10))
-    indexed.write("large.py", many_functions(BATCH_CHUNKS, first=1000))
+    """Whether at its first batch, in its middle or at its end; what was stored before is not embedded again."""
+    for batches_before in range(3):
+        embedder.texts.clear()
+        first = 1000 * batches_before
+        indexed.write("app/files.py", many_functions(BATCH_CHUNKS + 10, first=first))
+        indexed.write("large.py", many_functions(BATCH_CHUNKS, first=first))
 
-    def fail(_: Sequence[str]) -> None:
-        if len(embedder.texts) == batches_before * BATCH_CHUNKS:
-            raise MemoryError("no room for the model")
+        def fail(_: Sequence[str], full: int = batches_before * BATCH_CHUNKS) -> None:
+            if len(embedder.texts) == full:
+                raise MemoryError("no room for the model")
 
-    embedder.before = fail
-    with pytest.raises(MemoryError, match="no room for the model"):
-        await indexer.index_project(indexed.root)
-    embedder.before = lambda _: None
-    report = await indexer.index_project(indexed.root)
-    assert report.added >= 2 * BATCH_CHUNKS + 10 - batches_before * BATCH_CHUNKS
-    assert await places(client, collection) == expected_places(indexed)
-    assert (await indexer.status()).incomplete == 0
+        embedder.before = fail
+        with pytest.raises(MemoryError, match="no room for the model"):
+            await indexer.index_project(indexed.root)
+        embedder.before = lambda _: None
+        report = await indexer.index_project(indexed.root)
+        assert report.added >= 2 * BATCH_CHUNKS + 10 - batches_before * BATCH_CHUNKS
+        assert await places(client, collection) == expected_places(indexed)
+        assert (await indexer.status()).incomplete == 0
 
 
-@pytest.mark.parametrize("method", ["upsert", "batch_update_points", "delete"])
-@pytest.mark.parametrize("carried_out", [True, False])
 async def test_run_that_failed_at_the_server_is_mended_by_the_next(
     indexer: IndexerService,
     indexed: Project,
     client: AsyncQdrantClient,
     collection: ProjectCollection,
     monkeypatch: pytest.MonkeyPatch,
-    method: str,
-    carried_out: bool,
 ) -> None:
     """Whichever request it was, and whether it was carried out before its answer was lost or not."""
-    indexed.write("app/files.py", "import os\n\n" + (indexed.root / "app/files.py").read_text() + many_functions(3))
-    indexed.delete("app/queue.py")
-    original = getattr(client, method)
+    text = (indexed.root / "app/files.py").read_text()
+    for number, (method, carried_out) in enumerate(
+        itertools.product(("upsert", "batch_update_points", "delete"), (True, False))
+    ):
+        text = f"import module{number}\n\n{text}"
+        indexed.write("app/files.py", text + many_functions(3, first=number))
+        await indexer.index_chunks(chunks_of("gone.py", "x = 1\n"))
+        original = getattr(client, method)
 
-    async def lost(*args: Any, **kwargs: Any) -> Any:
-        if carried_out:
-            await original(*args, **kwargs)
-        raise ServerGoneError
+        async def lost(*args: Any, original: Any = original, carried_out: bool = carried_out, **kwargs: Any) -> Any:
+            if carried_out:
+                await original(*args, **kwargs)
+            raise ServerGoneError
 
-    with monkeypatch.context() as broken:
-        broken.setattr(client, method, lost)
-        with pytest.raises(ServerGoneError):
-            await indexer.index_project(indexed.root)
-    await indexer.index_project(indexed.root)
-    assert await places(client, collection) == expected_places(indexed)
-    assert (await indexer.status()).incomplete == 0
+        with monkeypatch.context() as broken:
+            broken.setattr(client, method, lost)
+            with pytest.raises(ServerGoneError):
+                await indexer.index_project(indexed.root)
+        await indexer.index_project(indexed.root)
+        assert await places(client, collection) == expected_places(indexed)
+        assert (await indexer.status()).incomplete == 0
     assert counts(await indexer.index_project(indexed.root))[:3] == (0, 0, 0)
 
 
@@ -340,21 +343,19 @@ async def test_two_processes_may_index_at_once(
     assert await places(client, collection) == expected_places(project)
 
 
-@pytest.mark.parametrize("missing", [True, False])
 async def test_root_without_files_leaves_the_index_alone(
     indexer: IndexerService,
     indexed: Project,
     client: AsyncQdrantClient,
     collection: ProjectCollection,
     tmp_path: Path,
-    missing: bool,
 ) -> None:
-    """A folder that is not mounted must not cost the index."""
-    root = tmp_path / "elsewhere"
-    if not missing:
-        root.mkdir()
-    with pytest.raises(RootUnfit, match="the index was left as it is"):
-        await indexer.index_project(root)
+    """A folder that is not there, or that nothing is mounted on, must not cost the index."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for root in (tmp_path / "missing", empty):
+        with pytest.raises(RootUnfit, match="the index was left as it is"):
+            await indexer.index_project(root)
     assert await places(client, collection) == expected_places(indexed)
 
 

@@ -74,8 +74,8 @@ async def test_application_notices_nothing_of_a_migration(
 
     async def migrate() -> None:
         try:
-            # Streamed: while a server before 1.19 takes a snapshot, its own searches may miss what was written a moment
-            # ago (qdrant/qdrant#9116), whoever takes it.
+            # Streamed: while Qdrant 1.16.3 takes a snapshot, for whomever, its searches may miss what was written a
+            # moment ago (as in qdrant/qdrant#9116).
             await to_thread.run_sync(lambda: commands.start(connection, legacy, canonical, strategy=Strategy.STREAM))
             await to_thread.run_sync(lambda: commands.backfill(connection, legacy))
             assert (await to_thread.run_sync(lambda: commands.verify(connection, legacy))).passed
