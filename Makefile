@@ -39,6 +39,9 @@ lint: $(READY) ## check style, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/hadolint --failure-threshold warning $(EXAMPLE)/Dockerfile
+	@# Needs Python 3.11. What it says below "high" is for whoever deploys it.
+	@test ! -x $(BIN)/compose-lint || said=$$($(BIN)/compose-lint $(EXAMPLE)/compose.yaml) || { echo "$$said"; false; }
 
 format: $(READY) ## format the code and fix what can be fixed safely
 	$(BIN)/ruff format
