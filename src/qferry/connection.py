@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -98,13 +99,18 @@ class Connection:
     def driver(self, report: Reporter = lambda _: None) -> Iterator[BlockingDriver]:
         """A driver on fresh connections, closed afterwards."""
         clients: dict[str, QdrantClient] = {}
+        making = threading.Lock()  # pieces of work ask from threads of their own
 
         def client_for(server: str) -> QdrantClient:
-            if server not in clients:
-                clients[server] = QdrantClient(
-                    url=server or self.url, api_key=self._key(server), timeout=self.timeout_s, check_compatibility=False
-                )
-            return clients[server]
+            with making:
+                if server not in clients:
+                    clients[server] = QdrantClient(
+                        url=server or self.url,
+                        api_key=self._key(server),
+                        timeout=self.timeout_s,
+                        check_compatibility=False,
+                    )
+                return clients[server]
 
         driver = BlockingDriver(client_for, report=report, carry=lambda carry: carried(carry, self._bare_client))
         try:

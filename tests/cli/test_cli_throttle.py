@@ -197,3 +197,19 @@ def test_a_migration_that_is_over_has_no_limits_to_change(qferry: Any, source: s
     assert outcome.exit_code == 1
     assert "nothing to slow down" in outcome.stderr
     assert not qferry("throttle", source, "--json").json["limits"]["paused"]
+
+
+def test_run_sets_its_limits_once(
+    qferry: Any, source: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever changes them between two of its steps is not overruled by the next one."""
+    backfill = commands.backfill
+
+    def changed_afterwards(*arguments: Any, **options: Any) -> commands.Done:
+        done = backfill(*arguments, **options)
+        commands.throttle(connection, source, limits={"max_points_per_s": 900})
+        return done
+
+    monkeypatch.setattr(commands, "backfill", changed_afterwards)
+    assert qferry("run", source, "--percent", "0", "--max-points-per-s", "500").exit_code == 0
+    assert qferry("throttle", source, "--json").json["limits"]["max_points_per_s"] == 900

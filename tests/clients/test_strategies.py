@@ -361,3 +361,56 @@ def test_who_loses_the_claim_takes_its_snapshot_along(migrating: Migrating, monk
             with pytest.raises(Conflict):
                 commands.backfill(m.connection, m.source)
         assert not littered(m.plain, m.source)
+
+
+def test_a_backup_of_the_very_same_second_is_not_taken_for_ours(
+    migrating: Migrating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers name snapshots by the second: if ours has the name of one that was there, another one is taken."""
+    m = migrating
+    backup = ask(m.plain, "POST", f"/collections/{m.source}/snapshots")["name"]
+    taken, original = [], restore._taken
+
+    def of_the_same_second(*arguments: Any) -> Flow[Any]:
+        snapshot = yield from original(*arguments)
+        taken.append(snapshot["name"])
+        if len(taken) > 1:
+            return snapshot
+        ask(m.plain, "DELETE", f"/collections/{m.source}/snapshots/{snapshot['name']}")
+        return {**snapshot, "name": backup}
+
+    monkeypatch.setattr(restore, "_taken", of_the_same_second)
+    commands.start(m.connection, m.source, m.target)
+    commands.backfill(m.connection, m.source)
+    assert len(taken) == 2
+    assert littered(m.plain, m.source) == [backup]
+    assert commands.verify(m.connection, m.source).passed
+
+
+def test_an_abort_does_not_need_the_source(migrating: Migrating) -> None:
+    """Somebody has deleted it before a snapshot was taken: what the migration has made can still be removed."""
+    m = migrating
+    commands.start(m.connection, m.source, m.target)
+    m.plain.delete_collection(m.source)
+    commands.abort(m.connection, m.source)
+    assert not m.plain.collection_exists(m.target)
+    assert phase(m.connection, m.source) is Phase.ABORTED
+
+
+def test_a_server_that_was_updated_meanwhile_gets_no_snapshot(
+    migrating: Migrating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was true of its version at the start is asked again before the recovery."""
+    m = migrating
+    commands.start(m.connection, m.source, m.target)
+
+    def obstacle(*_: object) -> Flow[str]:
+        yield from ()
+        return "one runs 1.17"
+
+    with monkeypatch.context() as updated:
+        updated.setattr("qferry.planning.obstacle", obstacle)
+        with pytest.raises(Refused, match=r"one runs 1\.17"):
+            commands.backfill(m.connection, m.source)
+    assert not littered(m.plain, m.source)
+    commands.backfill(m.connection, m.source)

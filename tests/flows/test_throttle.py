@@ -13,7 +13,7 @@ from qferry.flows.coordinator import Coordinator
 from qferry.flows.copy import Piece
 from qferry.flows.effects import Call, Request, Sleep
 from qferry.flows.throttle import LOOK_S, Share, Throttle, memory_share, page_points
-from qferry.protocol.records import Pins, Writer
+from qferry.protocol.records import CLAIM_S, Pins, Writer
 from qferry.protocol.throttle import INF, Pace
 
 WRITER = Writer("w", "host", 1, "now", beat=1, seen={MIGRATION.id: 1}, acked={}, debts={}, pins=Pins(), p99_ms=90.0)
@@ -115,6 +115,17 @@ def test_a_server_that_is_full_is_given_more_only_slowly() -> None:
     assert play.told.count("telemetry") == 1
     server.telemetry = {"app": {}}
     assert "speeding up again" in looked(play, throttle, after_s=10.0).reason
+
+
+def test_a_target_that_hangs_does_not_cost_the_claim() -> None:
+    """All that a look asks for beside the record is given up long before a claim lapses."""
+    play, _, throttle = begun(Server(max_latency_ms=40))
+    play.sent.clear()
+    looked(play, throttle)
+    asked = [request for request in play.sent if isinstance(request, Request)]
+    on_the_side = [r for r in asked if r.op in ("info", "telemetry") or r.path.endswith("/a/points/scroll")]
+    assert len(on_the_side) == 3
+    assert sum(r.timeout_s or CLAIM_S for r in on_the_side) < CLAIM_S
 
 
 def test_a_comparison_does_not_mind_the_target_s_troubles() -> None:

@@ -164,3 +164,11 @@ def test_writer_is_described_by_host_and_process() -> None:
 def test_migration_without_a_phase_routes_to_the_source() -> None:
     """A record that was only just written changes nothing for anyone."""
     assert migration().routing is Routing.SOURCE_ONLY
+
+
+@pytest.mark.parametrize("field", ["phase", "policy", "strategy"])
+def test_a_word_of_a_later_version_is_refused(field: str) -> None:
+    """A client that cannot know how to route must not guess; the error says which version to use."""
+    payload = {**migration().to_payload(), field: "teleporting"}
+    with pytest.raises(Refused, match=r"says `teleporting`.*Use the version of qferry that wrote it"):
+        Migration.from_payload(payload)

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from qferry.errors import Refused
 from qferry.protocol.phases import ROUTING, TARGET_IS_TRUTH, Phase, Routing, Side
 from qferry.protocol.throttle import Limits
+
+E = TypeVar("E", bound=Enum)
 
 FORMAT = 1
 CONTROL_COLLECTION = "_qferry"
@@ -148,14 +150,14 @@ class Migration:
         Read a record.
 
         Raises:
-            Refused: it was written in a format this version does not know.
+            Refused: it was written in a format this version does not know, or says what this version cannot do.
         """
         values = _known_fields(cls, payload, "migration")
         for name in ("names", "suspicions", "aliases"):
             values[name] = tuple(values.get(name) or ())
-        values["phase"] = Phase(values["phase"])
-        values["policy"] = WritePolicy(values["policy"])
-        values["strategy"] = Strategy(values.get("strategy", Strategy.STREAM))
+        values["phase"] = _member(Phase, values["phase"])
+        values["policy"] = _member(WritePolicy, values["policy"])
+        values["strategy"] = _member(Strategy, values.get("strategy", Strategy.STREAM))
         return cls(**values)
 
     def with_changes(self, changes: Mapping[str, Any]) -> Migration:
@@ -237,6 +239,16 @@ def _plain(record: Any) -> dict[str, Any]:
 @cache
 def _names(cls: type[Any]) -> tuple[str, ...]:
     return tuple(f.name for f in fields(cls))
+
+
+def _member(of: type[E], value: Any) -> E:
+    try:
+        return of(value)
+    except ValueError as error:
+        raise Refused(
+            f"A migration record says `{value}`, which this version of qferry does not know.",
+            hint="Use the version of qferry that wrote it; nothing was changed.",
+        ) from error
 
 
 def _known_fields(cls: Any, payload: Mapping[str, Any], what: str) -> dict[str, Any]:
