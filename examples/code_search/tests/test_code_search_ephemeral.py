@@ -1,0 +1,163 @@
+"""
+What compose.yaml's containers do, without an engine.
+
+Every process begins in an empty folder, knows nothing but its environment variables, is killed in the middle of its
+work and replaced; no replacement finds anything its predecessor has left, and nothing depends on it.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qdrant_client import QdrantClient
+
+from qferry import commands
+from qferry.connection import Connection
+from qferry.server import QdrantServer
+
+LEGACY, CANONICAL = "project_shop_code", "project-shop"
+PATIENCE_S = 60.0
+CODE_SEARCH, QFERRY = "code_search", "qferry"
+
+
+class Containers:
+    """Processes that have a folder of their own, empty, and the variables they are given; on one server."""
+
+    def __init__(self, folder: Path, server: QdrantServer, project: Path) -> None:
+        self._folder = folder
+        self._started = 0
+        self.connection = Connection(url=server.url, grpc_port=server.grpc_port)
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+            "QDRANT_URL": server.url,
+            "QDRANT_GRPC_PORT": str(server.grpc_port),
+            "QFERRY_STRATEGY": "stream",
+            "PROJECT_NAME": "shop",
+            "PROJECT_ROOT": str(project),
+        }
+
+    @contextmanager
+    def started(self, program: str, *arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+        """A process that runs meanwhile; killed in the end, and its folder is gone with it."""
+        self._started += 1
+        home = self._folder / f"container-{self._started}"
+        home.mkdir()
+        process = subprocess.Popen(  # noqa: S603  our own interpreter and modules
+            [sys.executable, "-m", program, *arguments],
+            cwd=home,
+            env={**self.environment, **variables, "HOME": str(home), "TMPDIR": str(home)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            with process:
+                try:
+                    yield process
+                finally:
+                    process.kill()
+            assert not list(home.iterdir()), "it has kept something on its own disk"
+        finally:
+            shutil.rmtree(home)
+
+    def run(self, program: str, *arguments: str, **variables: str) -> Any:
+        """Run a command to its good end; what it printed."""
+        with self.started(program, *arguments, "--json", **variables) as process:
+            stdout, stderr = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, (arguments, stdout, stderr)
+        return json.loads(stdout)
+
+    def kill_at_work(self, verb: str, when: Callable[[], bool]) -> None:
+        """Start a `qferry` command and kill it once it holds the migration and `when` is true."""
+        with self.started(QFERRY, verb, LEGACY) as process:
+            until(lambda: process.poll() is not None or (bool(self.migration().claim) and when()))
+            assert process.poll() is None, process.communicate()
+
+    def migration(self) -> Any:
+        """The migration's record."""
+        (status,) = commands.status(self.connection)
+        return status.migration
+
+    def finds(self, question: str) -> str:
+        """The file on top of the answer of a search, by a process that has just come into being."""
+        hits = self.run(CODE_SEARCH, "search", question)
+        return str(hits[0]["path"])
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Look again until something is true."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Give a small project."""
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "parcel.py").write_text('def track_parcel(number):\n    """Ask the carrier where a parcel is."""\n')
+    (root / "login.py").write_text('def check_password(name, password):\n    """Whether a password is right."""\n')
+    for number in range(60):
+        (root / f"tax_{number}.py").write_text(f'def tax_{number}(price):\n    """The tax no. {number}."""\n')
+    return root
+
+
+@pytest.fixture
+def containers(tmp_path: Path, project: Path) -> Iterator[Containers]:
+    """Give containers beside a server, the only one with a volume."""
+    with QdrantServer.start() as server:
+        yield Containers(tmp_path, server, project)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_killed_containers_are_replaced_in_the_middle_of_a_migration(containers: Containers, project: Path) -> None:
+    """Coordinator and indexer are killed at work; new ones, with empty disks, complete what they had begun."""
+    run, finds, plain = containers.run, containers.finds, QdrantClient(url=containers.connection.url)
+    # The system as it was before the document: the collection has its legacy name.
+    run(CODE_SEARCH, "index", COLLECTION_NAME_OVERRIDE_SHOP=LEGACY)
+    indexed = plain.count(LEGACY).count
+    (proposal,) = run(QFERRY, "plan")["proposals"]
+    assert (proposal["source"], proposal["target"]) == (LEGACY, CANONICAL)
+    run(QFERRY, "start", LEGACY)
+    with containers.started(CODE_SEARCH, "watch") as indexer:
+        assert indexer.stdout is not None
+        indexer.stdout.readline()  # it has seen what there is
+        run(QFERRY, "throttle", LEGACY, "--max-points-per-s", "10")
+        containers.kill_at_work("backfill", lambda: plain.count(CANONICAL).count > 0)
+        assert plain.count(CANONICAL).count < indexed
+        (project / "umbrella.py").write_text('def open_umbrella():\n    """Keep the rain off a person."""\n')
+        until(lambda: plain.count(LEGACY).count > indexed)
+    assert finds("protection against rain") == "umbrella.py"
+    run(QFERRY, "throttle", LEGACY, "--max-points-per-s", "0")
+    with containers.started(CODE_SEARCH, "watch") as indexer:
+        assert indexer.stdout is not None
+        indexer.stdout.readline()
+        (project / "login.py").unlink()
+        run(QFERRY, "backfill", LEGACY)
+        until(lambda: plain.count(LEGACY).count == indexed)
+        run(QFERRY, "throttle", LEGACY, "--max-points-per-s", "10")
+        containers.kill_at_work("verify", lambda: True)
+        run(QFERRY, "throttle", LEGACY, "--max-points-per-s", "0")
+        # The first indexer was killed without a goodbye: only a check of everything may clear that.
+        assert run(QFERRY, "verify", LEGACY, "--repair")["ok"]
+        run(QFERRY, "switch", LEGACY, "--percent", "100")
+        assert finds("where is my parcel") == "parcel.py"
+        run(QFERRY, "finish", LEGACY, "--yes")
+    assert finds("protection against rain") == "umbrella.py"
+    assert plain.count(CANONICAL).count == plain.count(LEGACY).count == indexed
+    assert [line["what"] for line in run(QFERRY, "history", LEGACY)["history"]][-1]
+    plain.close()
