@@ -98,7 +98,7 @@ def measure(
             found["load"] = load.measure(place, scale, say)
             keep(found)
         if "growth" in parts:
-            found["growth"] = growth.measure(place, scale, found.get("copies", {}), say)
+            found["growth"] = growth.measure(place, scale, say)
         about = {
             "when": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "quick": quick,

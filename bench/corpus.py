@@ -15,16 +15,19 @@ _GROUPS = 50
 _WORDS = ("collection", "vector", "payload", "segment", "replica", "snapshot", "filter", "journal", "migrate", "point")
 
 
-def create(client: QdrantClient, name: str, dim: int) -> None:
-    """Create an empty collection as all in this harness are."""
-    client.create_collection(name, models.VectorParams(size=dim, distance=models.Distance.COSINE))
+def create(client: QdrantClient, name: str, dim: int, *, indexed: bool = True) -> None:
+    """Create an empty collection as all in this harness are; or one whose vectors the server never indexes."""
+    never = None if indexed else models.OptimizersConfigDiff(indexing_threshold=0)
+    client.create_collection(
+        name, models.VectorParams(size=dim, distance=models.Distance.COSINE), optimizers_config=never
+    )
     client.create_payload_index(name, "group", models.PayloadSchemaType.INTEGER, wait=True)
 
 
-def fill(place: Place, name: str, points: int, dim: int) -> None:
-    """Create a collection with that many points and wait until it is indexed."""
+def fill(place: Place, name: str, points: int, dim: int, *, indexed: bool = True) -> None:
+    """Create a collection with that many points and wait until the server has nothing more to do with it."""
     client = place.client()
-    create(client, name, dim)
+    create(client, name, dim, indexed=indexed)
     client.close()
     raw = place.raw()
     for start in range(0, points, _BATCH_POINTS):
