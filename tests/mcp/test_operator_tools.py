@@ -181,8 +181,7 @@ async def test_nothing_is_done_without_consent(
     assert started() == before
 
 
-@in_every_mode
-@pytest.mark.parametrize("tool", ["finish", "cleanup"])
+@pytest.mark.parametrize(("mode", "tool"), [("legacy", "finish"), ("auto", "cleanup")])
 async def test_what_is_irrevocable_wants_the_name_typed(
     tools: Opener, source: str, target: str, started: Callable[[], Migration], mode: str, tool: str
 ) -> None:
@@ -210,12 +209,11 @@ async def test_client_that_can_ask_nobody_changes_nothing(
     assert started() == before
 
 
-@in_every_mode
 async def test_allow_changes_lets_a_client_that_can_ask_nobody_do_it(
-    tools: Opener, source: str, started: Callable[[], Migration], mode: str
+    tools: Opener, source: str, started: Callable[[], Migration]
 ) -> None:
     """What can be taken back is done; what cannot wants the name as an argument."""
-    async with tools(mode=mode, allow_changes=True) as client:
+    async with tools(allow_changes=True) as client:
         for tool in ("backfill", "verify", "switch"):
             done(await called(client, tool, source))
         assert "The name of the source was not given" in refused(await called(client, "finish", source))
@@ -296,13 +294,12 @@ async def test_cancelled_backfill_gives_its_claim_back_and_can_be_run_again(
     assert [seconds for seconds, _ in told] == sorted({seconds for seconds, _ in told})
 
 
-@in_every_mode
 async def test_refusal_of_a_command_is_a_result_with_its_sentence_and_hint(
-    tools: Opener, source: str, started: Callable[[], Migration], mode: str
+    tools: Opener, source: str, started: Callable[[], Migration]
 ) -> None:
     """A command out of order says what comes next; what is not there is named."""
     before = started()
-    async with tools(agreeing(source), mode=mode) as client:
+    async with tools(agreeing(source)) as client:
         said = refused(await called(client, "switch", source))
         assert said.endswith("What next: run `qferry backfill`.")
         assert "There is no migration of `nowhere`" in refused(await client.call_tool("status", {"source": "nowhere"}))
