@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
-
 from code_search.errors import SettingsInvalid
 from qferry import AsyncFerryClient, FerryOptions
 from qferry.demo.embedding import BUILT_IN_MODEL
@@ -81,6 +79,4 @@ class Settings:
             timeout=TIMEOUT_S,
             check_compatibility=False,
             ferry=self.ferry,
-            # Kept open: on loopback, and only there, qdrant-client would connect anew for each call.
-            limits=httpx.Limits(),
         )
