@@ -20,8 +20,10 @@ setup: $(READY) ## create .venv with everything in requirements/dev.txt, and qfe
 demo: $(READY) $(TOKENIZER) ## watch a migration under load; options in ARGS="..."
 	$(BIN)/qferry demo $(ARGS)
 
-test: $(READY) $(TOKENIZER) ## run all tests; options in ARGS="..."
-	$(BIN)/python -m pytest $(ARGS)
+# Three at once on two cores: most of a test's time is waiting for leases.
+JOBS ?= 3
+test: $(READY) $(TOKENIZER) ## run all tests, JOBS=3 at once; options in ARGS="..."
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 SEEDS ?= 3000
 simulate: $(READY) ## run seeded schedules of the flows that ship, with faults; SEEDS=n

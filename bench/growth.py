@@ -40,6 +40,8 @@ def measure(place: Place, scale: Scale, say: Callable[[str], None]) -> dict[str,
             except NotAvailable as error:
                 done = {"available": False, "reason": str(error)}
             rows.append(_row(name, points, dim, done))
+            if done["available"]:
+                say(f"growth: took {rows[-1]['work_s']:.2f} s, {rows[-1]['peak_mb']:.0f} MB")
         place.drop(SOURCE)
     return {"rows": rows, "fits": fits([row for row in rows if row["available"]])}
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import partial
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from qferry import planning
@@ -462,28 +463,33 @@ def cleanup(
 
 def status(connection: Connection, source: str | None = None) -> tuple[Status, ...]:
     """Where migrations stand: all of them, or the one of `source`. Changes nothing."""
-
-    def one(m: Migration) -> Flow[Status]:
-        writers = yield from records.writers()
-        debt = yield from _count_or_none(HOME, m.journal_collection)
-        ours = yield from _count_or_none(HOME, m.source)
-        theirs = yield from _count_or_none(m.target_url, m.target)
-        state = (yield wire.info(m.target_url, m.target))["status"] if theirs is not None else None
-        concerned = tuple(w for w in writers if m.id in w.seen) if m.phase not in ENDED else ()
-        return Status(m, concerned, debt or 0, ours, theirs, state)
-
     with connection.driver() as driver:
         driver.run(planning.server_version(HOME))
         found = driver.run(records.migrations())
         chosen = found if source is None else [lifecycle.one_of(found, source)]
-        return tuple(driver.run(one(m)) for m in chosen)
+        return tuple(driver.run(_status_of(m)) for m in chosen)
 
 
-def _count_or_none(server: str, collection: str) -> Flow[int | None]:
+def _status_of(m: Migration) -> Flow[Status]:
+    writers = yield from records.writers()
+    debt = yield from _count_or_none(HOME, m.journal_collection)
+    ours = yield from _count_or_none(HOME, m.source)
+    theirs = yield from _count_or_none(m.target_url, m.target, replaced=m.phase is Phase.CAPTURING)
+    state = (yield wire.info(m.target_url, m.target))["status"] if theirs is not None else None
+    concerned = tuple(w for w in writers if m.id in w.seen) if m.phase not in ENDED else ()
+    return Status(m, concerned, debt or 0, ours, theirs, state)
+
+
+def _count_or_none(server: str, collection: str, *, replaced: bool = False) -> Flow[int | None]:
+    """
+    How many points a collection has; None if there is none, or for the moment in which a snapshot takes its place.
+
+    Then its shards are gone (1.16.3: 500, "Local shard 0 not found").
+    """
     try:
         return int((yield wire.count(server, collection))["count"])
     except Rejected as error:
-        if error.missing:
+        if error.missing or (replaced and error.status == HTTPStatus.INTERNAL_SERVER_ERROR):
             return None
         raise
 
