@@ -49,6 +49,7 @@ class Plan:
     target_exists: bool
     strategy: str
     because: str  # why that one
+    in_place: Mapping[str, Any] | None  # what to send to the server to have the overrides without a migration
     steps: tuple[str, ...]
 
 
@@ -136,6 +137,7 @@ def plan(
         target_exists=target_exists,
         strategy=(wanted or (Strategy.STREAM if why_not else Strategy.SNAPSHOT)).value,
         because="asked for" if wanted else why_not or "same configuration, and servers that restore snapshots safely",
+        in_place=None if other else configuration.in_place(overrides),
         steps=tuple(
             shlex.join(step.split() + words) + (f" --target-url {shlex.quote(other)}" if other else "")
             for step, words in (

@@ -1,5 +1,6 @@
 """`qferry plan` over a server on which everything that can be found there is found."""
 
+import re
 from typing import Any
 
 import pytest
@@ -52,3 +53,16 @@ def test_plan_finds_every_legacy_name_among_fifty_collections(qferry: Any, serve
     (occupied,) = [p for p in qferry("plan", "--json").json["proposals"] if p["target_exists"]]
     assert occupied["source"] == "project_service-7_code"
     server.close()
+
+
+def test_a_change_that_needs_no_migration_is_said_to_be_one(qferry: Any, source: str, client: QdrantClient) -> None:
+    """The call that is shown does it: the server takes it, and the collection is configured like that afterwards."""
+    told = qferry("plan", source, "--set", "hnsw_config.m=32", "--set", "on_disk_payload=true").stdout
+    method, path, body = re.search(r"^ *(PATCH) (\S+) (\{.+\})$", told, re.MULTILINE).groups()  # type: ignore[union-attr]
+    assert client.http.client.request(type_=object, method=method, url=path, content=body)["result"] is True
+    config = client.get_collection(source).config
+    assert (config.hnsw_config.m, config.params.on_disk_payload) == (32, True)
+    in_place = qferry("plan", source, "--set", "hnsw_config.m=32", "--json").json["in_place"]
+    assert in_place == {"hnsw_config": {"m": 32}}
+    for settings in ((), ("--set", "shard_number=2"), ("--set", "shard_number=2", "--set", "hnsw_config.m=32")):
+        assert qferry("plan", source, *settings, "--json").json["in_place"] is None

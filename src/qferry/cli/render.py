@@ -6,7 +6,9 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
+import orjson
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -88,7 +90,12 @@ def plan(found: Plan) -> RenderableType:
     alias = Text(f"`{found.asked_for}` is an alias of `{found.source}`.", style="yellow")
     steps = Text("\n".join(f"  {step}" for step in found.steps), style="cyan")
     parts: list[RenderableType] = [alias] if found.asked_for != found.source else []
-    return Group(*parts, _facts(facts), Text("Nothing was changed. The steps:", style="dim"), steps)
+    parts.append(_facts(facts))
+    if found.in_place is not None:
+        call = f"PATCH /collections/{quote(found.source, safe='')} {orjson.dumps(found.in_place).decode()}"
+        unless = "Unless it is to have another name, this needs no migration; the server changes it in place:"
+        parts += [Text(unless, style="yellow"), Text(f"  {call}", style="cyan")]
+    return Group(*parts, Text("Nothing was changed. The steps:", style="dim"), steps)
 
 
 def started(result: Started) -> RenderableType:

@@ -14,6 +14,20 @@ _CREATED_AS = {"optimizer_config": "optimizers_config"}
 # Vectors are copied bit by bit; a change of these would be a transform (docs/adr/0006).
 _FIXED = ("size", "distance", "datatype", "multivector_config")
 
+# What `PATCH /collections/{name}` changes of a collection that exists, and which of it is under `params` there (Qdrant,
+# "Update collection parameters", 1.16; held against a server by tests/cli/test_cli_plan.py).
+_IN_PLACE = frozenset({"hnsw_config", "optimizers_config", "quantization_config", "strict_mode_config"})
+_IN_PLACE_PARAMS = frozenset({"on_disk_payload", "replication_factor", "write_consistency_factor"})
+
+
+def in_place(overrides: Mapping[str, Any]) -> Json:
+    """The body with which a server makes these changes in place, without a migration; None if it cannot."""
+    if not overrides or not overrides.keys() <= _IN_PLACE | _IN_PLACE_PARAMS:
+        return None
+    params = {name: value for name, value in overrides.items() if name in _IN_PLACE_PARAMS}
+    body = {name: value for name, value in overrides.items() if name in _IN_PLACE}
+    return {**body, **({"params": params} if params else {})}
+
 
 def is_replicated(overrides: Mapping[str, Any]) -> bool:
     """Whether a target made with `overrides` is on a cluster: there, and only there, `plan` wants copies counted."""

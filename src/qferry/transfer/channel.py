@@ -30,6 +30,9 @@ ANSWER_DEADLINE_S: Final = 2.0
 _OPTIONS: Final = (
     # Accept uncompressed answers only (bit 0, "identity"): the server compresses whenever it may, and floats do not.
     ("grpc.compression_enabled_algorithms_bitset", 1),
+    # gRPC lets its windows grow with what a connection could carry: on a fast one to tens of megabytes for each stream.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 2 * 1024 * 1024),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     # A server that restarts is found again soon; the default waits up to two minutes between attempts.
