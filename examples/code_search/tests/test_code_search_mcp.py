@@ -10,13 +10,17 @@ from socket import socket
 from typing import Any
 
 import anyio
+import httpx
 import pytest
+import uvicorn
+from code_search_support import CountingEmbedder
 from mcp.types import TextContent
 from mcp_sessions import ANSWERS, FILES, environment, error_of, in_process, session_over, write_project
 from qdrant_client import QdrantClient
 
 from code_search.errors import CodeSearchError
-from code_search.server import MAX_LIMIT, _address
+from code_search.server import MAX_LIMIT, _address, serve
+from code_search.settings import Settings
 
 TOOLS = {"semantic_code_search", "index_project", "index_status"}
 TRANSPORTS = pytest.mark.parametrize("transport", ["stdio", "http"])
@@ -112,9 +116,10 @@ async def test_search_keeps_to_a_language_and_a_folder(environ: dict[str, str]) 
 @TRANSPORTS
 async def test_cancelled_indexing_stops_between_batches(transport: str, environ: dict[str, str]) -> None:
     """A call that is cancelled ends before all is indexed; the next one does what is left."""
-    many = {f"many/file_{number}.py": f"def number_{number}():\n    return {number}\n" for number in range(100)}
+    # Five batches: also a machine that is slow to cancel finds one that has not begun.
+    many = {f"many/file_{number}.py": f"def number_{number}():\n    return {number}\n" for number in range(300)}
     write_project(Path(environ["PROJECT_ROOT"]), many)
-    with session_over(transport, environ, seconds_per_text=0.02) as session:
+    with session_over(transport, environ, seconds_per_text=0.01) as session:
         async with session as client:
             with anyio.CancelScope() as call:
 
@@ -172,6 +177,40 @@ async def test_qdrant_that_does_not_answer_is_told(environ: dict[str, str]) -> N
                 assert "Qdrant does not answer" in told
                 assert "QDRANT_URL" in told
                 assert "127.0.0.1" not in told
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "refused"),
+    [
+        ("localhost:8000", None, None),
+        ("127.0.0.1", "http://localhost:3000", None),
+        ("[::1]:8000", "https://127.0.0.1", None),
+        ("search.example.com", "https://search.example.com", None),
+        ("search.example.com:8000", None, None),
+        ("10.0.0.7:8000", None, None),
+        ("10.0.0.7:8001", None, 421),
+        ("evil.example:8000", None, 421),
+        ("localhost:8000", "http://evil.example", 403),
+    ],
+)
+async def test_only_known_names_are_answered_wherever_the_server_listens(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, host: str, origin: str | None, refused: int | None
+) -> None:
+    """A web page whose name is made to lead to the server reaches no tool, also if it listens on all addresses."""
+    environ["CODE_SEARCH_ALLOWED_HOSTS"] = "search.example.com,10.0.0.7:8000"
+    apps: list[Any] = []
+    monkeypatch.setattr(uvicorn, "run", lambda app, **_: apps.append(app))
+    serve(Settings.from_environ(environ), "0.0.0.0:8000", embedder=CountingEmbedder())
+    headers = {"host": host, "accept": "application/json, text/event-stream"}
+    headers |= {"origin": origin} if origin else {}
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "0"}}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+    async with (
+        apps[0].router.lifespan_context(apps[0]),
+        httpx.AsyncClient(transport=httpx.ASGITransport(apps[0]), base_url="http://server") as browser,
+    ):
+        answer = await browser.post("/mcp", headers=headers, json=message)
+    assert answer.status_code == (refused or 200)
 
 
 def test_stdio_carries_the_protocol_of_2025_06_18_and_nothing_else(environ: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ ALL = {
     "QDRANT_API_KEY": "secret",
     "PROJECT_NAME": "My Project",
     "PROJECT_ROOT": "/code",
+    "CODE_SEARCH_ALLOWED_HOSTS": "search.example.com, 10.0.0.7:8000,",
     "CODE_SEARCH_MODEL": "BAAI/bge-small-en-v1.5",
     "COLLECTION_NAME_TEMPLATE": "code-{name}",
     "ENABLE_DUAL_WRITE": "true",
@@ -28,6 +29,7 @@ def test_every_variable_is_read() -> None:
     settings = Settings.from_environ(ALL)
     assert (settings.qdrant_url, settings.qdrant_api_key) == ("https://qdrant:6333", "secret")
     assert (settings.project, settings.root, settings.model) == ("My Project", Path("/code"), "BAAI/bge-small-en-v1.5")
+    assert settings.allowed_hosts == ("search.example.com", "10.0.0.7:8000")
     assert settings.naming.canonical(settings.project) == "code-my-project"
     assert settings.ferry == FerryOptions(dual_write=True, new_reads=False)
 

@@ -9,8 +9,9 @@ Over stdio, stdout belongs to the protocol: the SDK turns everything else that i
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import anyio
 import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import ToolAnnotations
 from pydantic import BaseModel, Field, RootModel
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
@@ -35,6 +37,7 @@ from qferry.demo.embedding import Embedder, load_embedder
 from qferry.errors import FerryError, LeaseLost, Unreachable
 
 LOOPBACK = "127.0.0.1"
+LOOPBACK_NAMES = (LOOPBACK, "localhost", "[::1]")
 GRACE_S = 3
 MAX_LIMIT = 50
 
@@ -140,12 +143,30 @@ def serve(settings: Settings, http: str | None = None, *, embedder: Embedder | N
         return
     host, port = where
     uvicorn.run(
-        server.streamable_http_app(host=host),
+        server.streamable_http_app(host=host, transport_security=security(settings.allowed_hosts)),
         host=host,
         port=port,
         access_log=False,
         timeout_graceful_shutdown=GRACE_S,  # otherwise a client that stays connected keeps it from ending
     )
+
+
+def security(allowed: Sequence[str] = ()) -> TransportSecuritySettings:
+    """
+    Who may ask over HTTP: a page in somebody's browser that has its own name lead to this server may not.
+
+    The SDK protects a server by itself only if it listens on loopback; in a container it cannot.
+
+    Args:
+        allowed: Names by which the server is reached besides loopback's, with or without a port; without: any.
+    """
+    hosts = [form for name in (*LOOPBACK_NAMES, *allowed) for form in _with_any_port(name)]
+    origins = [f"{scheme}://{host}" for scheme in ("http", "https") for host in hosts]
+    return TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=origins)
+
+
+def _with_any_port(name: str) -> tuple[str, ...]:
+    return (name,) if re.search(r":\d+$", name) else (name, f"{name}:*")
 
 
 async def semantic_code_search(

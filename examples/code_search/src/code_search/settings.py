@@ -26,6 +26,7 @@ class Settings:
         root: `PROJECT_ROOT`. The project's folder; None where it is not at hand, and only searches are made.
         qdrant_url: `QDRANT_URL`.
         qdrant_api_key: `QDRANT_API_KEY`.
+        allowed_hosts: `CODE_SEARCH_ALLOWED_HOSTS`, with commas. Names by which `serve --http` is reached, besides loopback.
         model: `CODE_SEARCH_MODEL`. The built-in one, or the name of any that fastembed knows.
         naming: The rules that make the collection's name (`COLLECTION_NAME_TEMPLATE`, ...; see qferry's settings).
         ferry: How this process takes part in migrations (`ENABLE_DUAL_WRITE`, ...; see qferry's settings).
@@ -35,6 +36,7 @@ class Settings:
     root: Path | None = None
     qdrant_url: str = DEFAULT_URL
     qdrant_api_key: str | None = field(default=None, repr=False)
+    allowed_hosts: tuple[str, ...] = ()
     model: str = BUILT_IN_MODEL
     naming: CollectionNaming = field(default_factory=CollectionNaming)
     ferry: FerryOptions = field(default_factory=FerryOptions)
@@ -66,6 +68,7 @@ class Settings:
             root=Path(root) if root else None,
             qdrant_url=environ.get("QDRANT_URL") or DEFAULT_URL,
             qdrant_api_key=environ.get("QDRANT_API_KEY") or None,
+            allowed_hosts=tuple(filter(None, map(str.strip, environ.get("CODE_SEARCH_ALLOWED_HOSTS", "").split(",")))),
             model=environ.get("CODE_SEARCH_MODEL") or BUILT_IN_MODEL,
             naming=naming,
             ferry=FerryOptions.from_environ(environ),
