@@ -111,6 +111,20 @@ def test_text_is_read_and_nothing_else(folder: Project, content: bytes, expected
     assert read_text(folder.write("file", content)) == expected
 
 
+def test_ignore_file_may_begin_with_a_byte_order_mark(folder: Project) -> None:
+    """Its first line is as good as any, as it is to git."""
+    folder.write(".gitignore", b"\xef\xbb\xbf.env\n")
+    folder.write(".env", "KEY=1\n")
+    assert list(project_files(folder.root)) == [".gitignore"]
+
+
+def test_file_that_became_a_link_has_no_text(folder: Project, tmp_path: Path) -> None:
+    """What it leads to is not the project's, also if it was a file when the folder was walked."""
+    (tmp_path / "secret").write_text("x")
+    (folder.root / "a.py").symlink_to(tmp_path / "secret")
+    assert read_text(folder.root / "a.py") is None
+
+
 def test_file_that_is_gone_has_no_text(folder: Project) -> None:
     """It may be deleted between the walk and the reading."""
     assert read_text(folder.root / "gone") is None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ from typing import Any
 import anyio
 import pytest
 from anyio import from_thread
-from code_search_support import CountingEmbedder, Project, places, stored
-from qdrant_client import AsyncQdrantClient
+from code_search_support import DIMENSIONS, CountingEmbedder, Project, places, stored
+from qdrant_client import AsyncQdrantClient, models
 
+from code_search import languages, points
 from code_search.chunks import chunks_of
 from code_search.collection import ProjectCollection
 from code_search.errors import RootUnfit
@@ -341,6 +344,101 @@ async def test_two_processes_may_index_at_once(
     ]
     await asyncio.gather(*(service.index_project(project.root) for service in services))
     assert await places(client, collection) == expected_places(project)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+async def test_process_that_is_overtaken_puts_right_what_it_stored_too_late(
+    indexer: IndexerService,
+    indexed: Project,
+    embedder: CountingEmbedder,
+    client: AsyncQdrantClient,
+    collection: ProjectCollection,
+    kept: int,
+) -> None:
+    """A file changes while it is embedded, and another process indexes it: no chunk of the old version stays."""
+    other = IndexerService(
+        client, ProjectCollection(client, collection.project, CollectionNaming()), CountingEmbedder()
+    )
+    indexed.write("app/files.py", many_functions(2))
+    await indexer.index_project(indexed.root)
+    indexed.write("app/files.py", many_functions(1) + many_functions(2, first=7))
+    texts = [many_functions(kept) + many_functions(1, first=9)]
+
+    async def overtake() -> None:
+        indexed.write("app/files.py", texts.pop())
+        await other.index_project(indexed.root)
+
+    def before(_: Sequence[str]) -> None:
+        if texts:
+            from_thread.run(overtake)
+
+    embedder.before = before
+    await indexer.index_project(indexed.root)
+    assert await places(client, collection) == expected_places(indexed)
+    assert (await indexer.status()).incomplete == 0
+
+
+async def test_what_cannot_be_read_is_counted_and_kept(
+    indexer: IndexerService,
+    indexed: Project,
+    client: AsyncQdrantClient,
+    collection: ProjectCollection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A file or a folder that is there costs its chunks neither for want of permission nor of file handles."""
+    before = await places(client, collection)
+    original = {"open": os.open, "scandir": os.scandir}
+
+    def refused(function: str, name: str, error: int) -> Any:
+        def call(path: Any, *arguments: Any, **options: Any) -> Any:
+            if Path(path).name == name:
+                raise OSError(error, os.strerror(error))
+            return original[function](path, *arguments, **options)
+
+        return call
+
+    for function, name, error in (
+        ("open", "main.js", errno.EMFILE),
+        ("open", "main.js", errno.EACCES),
+        ("scandir", "app", errno.EACCES),
+    ):
+        with monkeypatch.context() as broken:
+            broken.setattr(os, function, refused(function, name, error))
+            report = await indexer.index_project(indexed.root)
+        assert (report.unreadable, report.deleted) == (1, 0)
+        assert await places(client, collection) == before
+    assert (await indexer.index_project(indexed.root)).unreadable == 0
+
+
+async def test_points_of_other_programs_are_left_alone(
+    indexer: IndexerService, project: Project, client: AsyncQdrantClient, collection: ProjectCollection
+) -> None:
+    """Also those with a `path` that is a file of the project's, and with ids of another kind."""
+    await indexer.ensure_collection()
+    payload = {"path": "app/files.py", "text": "theirs"}
+    strangers = [models.PointStruct(id=number, vector=[1.0] * DIMENSIONS, payload=payload) for number in (1, 2, 3)]
+    await client.upsert(await collection.name(), strangers)
+    await indexer.index_project(project.root)
+    project.write("app/files.py", "x = 1\n")
+    await indexer.index_project(project.root)
+    assert [point.payload for point in await client.retrieve(await collection.name(), [1, 2, 3])] == [payload] * 3
+
+
+async def test_language_that_becomes_known_is_told_with_the_lines(
+    indexer: IndexerService,
+    project: Project,
+    client: AsyncQdrantClient,
+    collection: ProjectCollection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A chunk whose text stays the same is not embedded again, but is found by its new language."""
+    project.write("a.pyw", "x = 1\n")
+    await indexer.index_project(project.root)
+    monkeypatch.setitem(languages._BY_SUFFIX, ".pyw", languages._BY_SUFFIX[".py"])
+    monkeypatch.setattr(points, "_FORMAT", points._FORMAT + 1)
+    assert counts(await indexer.index_project(project.root)) == (0, 1, 0, 6)
+    (payload,) = (one for one in (await stored(client, collection)).values() if one["path"] == "a.pyw")
+    assert payload["language"] == "python"
 
 
 async def test_root_without_files_leaves_the_index_alone(

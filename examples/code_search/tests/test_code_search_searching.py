@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from code_search_support import Project, stored
+from code_search_support import CountingEmbedder, Project, stored
 from qdrant_client import AsyncQdrantClient, models
 
 from code_search.collection import ProjectCollection
@@ -100,10 +100,12 @@ async def test_points_of_other_programs_are_not_hits(
     search: CodeSearch, client: AsyncQdrantClient, collection: ProjectCollection
 ) -> None:
     """Whatever they hold, they are neither shown nor in the way."""
-    before = await search.search("put", limit=50)
-    stranger = models.PointStruct(id=1, vector=[1.0] * 128, payload={"path": "x.py"})
-    await client.upsert(await collection.name(), [stranger])
-    assert await search.search("put", limit=50) == before
+    before = await search.search("put", limit=3)
+    (vector,) = CountingEmbedder().embed(["put"]).tolist()
+    strangers = [models.PointStruct(id=number, vector=vector, payload={"path": "x.py"}) for number in range(5)]
+    await client.upsert(await collection.name(), strangers)
+    assert await search.search("put", limit=3) == before
+    assert len(before) == 3
 
 
 async def test_real_model_finds_by_meaning(

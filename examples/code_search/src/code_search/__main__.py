@@ -192,6 +192,7 @@ def _told(report: IndexReport) -> str:
     return (
         f"{report.chunks:,} chunks of {report.files:,} files: {report.added:,} added, {report.updated:,} updated, "
         f"{report.deleted:,} deleted, {report.unchanged:,} unchanged, in {report.seconds:.1f} s."
+        + (f" {report.unreadable:,} could not be read and stay as they were indexed." if report.unreadable else "")
     )
 
 

@@ -70,7 +70,7 @@ class ProjectCollection:
         try:
             return await method(await self.name())
         except (UnexpectedResponse, grpc.RpcError) as error:
-            if kept is None or not _is_missing(error):
+            if kept is None or not is_missing(error):
                 raise
             self._name = None
             if await self.name() == kept:
@@ -123,7 +123,8 @@ class ProjectCollection:
         return name
 
 
-def _is_missing(error: Exception) -> bool:
+def is_missing(error: Exception) -> bool:
+    """Whether the server says that a collection, or a point of it, does not exist."""
     if isinstance(error, UnexpectedResponse):
         return error.status_code == HTTPStatus.NOT_FOUND
     return isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.NOT_FOUND

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,10 @@ _GIT = ".git"
 _IGNORE_FILE = ".gitignore"
 
 
+# What these say of a file or a folder is that it is no more.
+_GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
 @dataclass(frozen=True, slots=True)
 class _Rules:
     """One .gitignore: the folder whose paths it speaks about, with a slash at its end, and what it says."""
@@ -27,7 +32,7 @@ class _Rules:
     spec: GitIgnoreSpec
 
 
-def project_files(root: Path) -> Iterator[str]:
+def project_files(root: Path, unreadable: Callable[[str], None] = lambda _: None) -> Iterator[str]:
     """
     Walk through a project's files.
 
@@ -36,9 +41,13 @@ def project_files(root: Path) -> Iterator[str]:
 
     Args:
         root: The project's folder; it may be a part of a repository.
+        unreadable: Told each folder that is there and cannot be read: there is no telling what is in it.
 
     Returns:
         Paths from `root`, with slashes, in an order that does not change.
+
+    Raises:
+        OSError: A `.gitignore` above `root` cannot be read.
     """
     top = root.resolve()
     # What a repository says further up holds for a project that is a part of it, too.
@@ -47,7 +56,7 @@ def project_files(root: Path) -> Iterator[str]:
     rules = [rule for folder in reversed(levels) for rule in _rules_in(folder)]
     if _ignored(f"{top.as_posix()}/", rules):
         rules = []  # a repository that ignores the whole project has nothing to say about it
-    for path in _walk(top, rules):
+    for path in _walk(top, rules, lambda folder: unreadable(folder.relative_to(top).as_posix())):
         yield path.relative_to(top).as_posix()
 
 
@@ -59,14 +68,21 @@ def read_text(file: Path) -> str | None:
         file: The file.
 
     Returns:
-        The text, its lines ended by `\n`; None if the file is gone, cannot be read, is too large, is binary, or has
+        The text, its lines ended by `\n`; None if the file is gone, is a link by now, is too large, is binary, or has
         nothing but white space in it.
+
+    Raises:
+        OSError: It is there, and cannot be read; what is known of it is no more outdated than before.
     """
     try:
-        with file.open("rb") as stream:
+        with open(file, "rb", opener=_open_no_link) as stream:
             content = stream.read(MAX_BYTES + 1)
-    except OSError:
+    except _GONE:
         return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
     if len(content) > MAX_BYTES or b"\0" in content[:_PROBE_BYTES]:
         return None
     # Old code in other encodings is still code; what is not UTF-8 in it is replaced.
@@ -74,27 +90,34 @@ def read_text(file: Path) -> str | None:
     return text if text.strip() else None
 
 
-def _walk(folder: Path, rules: list[_Rules]) -> Iterator[Path]:
-    inside = [*rules, *_rules_in(folder)]
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
+
+
+def _walk(folder: Path, rules: list[_Rules], unreadable: Callable[[Path], None]) -> Iterator[Path]:
     try:
+        inside = [*rules, *_rules_in(folder)]
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except _GONE:
+        return
     except OSError:
-        return  # gone meanwhile, or not for us to read
+        unreadable(folder)
+        return
     for entry in entries:
         if entry.is_symlink() or entry.name == _GIT or not _is_utf8(entry.name):
             continue
         path = folder / entry.name
         if entry.is_dir():
             if not _ignored(f"{path.as_posix()}/", inside):
-                yield from _walk(path, inside)
+                yield from _walk(path, inside, unreadable)
         elif entry.is_file() and not _ignored(path.as_posix(), inside):
             yield path
 
 
 def _rules_in(folder: Path) -> list[_Rules]:
     try:
-        lines = (folder / _IGNORE_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        lines = (folder / _IGNORE_FILE).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except _GONE:
         return []
     return [_Rules(f"{folder.as_posix().rstrip('/')}/", GitIgnoreSpec.from_lines(lines))]
 

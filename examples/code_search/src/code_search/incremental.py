@@ -8,6 +8,9 @@ new lines, and those that are no more are deleted.  So a search meanwhile finds 
 
 Nothing has to be remembered for a run that was interrupted: a file counts as indexed only when all its points say that
 they are of its present version, and are as many as it has chunks.  Until then the next run looks at it again.
+
+For the same reason a run looks again at what it has brought in: another process may have indexed a newer version of the
+file meanwhile.  What of one version is stored after another's end is found by that, and put right at once.
 """
 
 from __future__ import annotations
@@ -17,25 +20,29 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 import anyio
+import grpc
 from anyio import to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from qdrant_client import AsyncQdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from code_search.chunks import Chunk, chunks_of
-from code_search.collection import ProjectCollection
+from code_search.collection import ProjectCollection, is_missing
 from code_search.errors import RootUnfit
 from code_search.files import project_files, read_text
 from code_search.points import (
     PATH,
+    PLACE,
     VERSION,
     FileVersion,
     digest_of,
     embedded_text,
     matching,
+    ours,
     payload_of,
     place_of,
     point_ids,
@@ -49,6 +56,8 @@ _PAGE_POINTS = 1_000
 _VERSIONS_PER_DELETE = 100
 # The server counts as many different values as it is asked for, and a project may have a million files.
 _FILES_MAX = 1_000_000
+# A file that changes all the time, or that two processes bring in against each other, is left to the next run.
+_ROUNDS = 3
 
 Versions: TypeAlias = Mapping[str, Mapping[FileVersion, int]]
 """By path: how many points the index has of which version of the file."""
@@ -82,6 +91,7 @@ class IndexReport:
         updated: Chunks that had only moved, and were told their new lines.
         deleted: Chunks that were no more.
         unchanged: Chunks that were left as they are.
+        unreadable: Files and folders that are there and could not be read; what was indexed of them was kept.
         seconds: How long it took.
     """
 
@@ -91,6 +101,7 @@ class IndexReport:
     updated: int
     deleted: int
     unchanged: int
+    unreadable: int
     seconds: float
 
 
@@ -157,10 +168,11 @@ class IncrementalRun:
         self._root = root
         self._report = report
         self._indexed: Versions = {}
-        self._changed: list[str] = []
-        self._done = 0
+        self._unreadable: set[str] = set()
+        self._chunks: dict[str, int] = {}
+        self._done = self._total = 0
         self._telling = anyio.Lock()
-        self._chunks = self._added = self._updated = self._deleted = 0
+        self._added = self._updated = self._deleted = 0
 
     async def go(self) -> IndexReport:
         """
@@ -180,21 +192,29 @@ class IncrementalRun:
                 "Correct PROJECT_ROOT, or delete the collection if the project is no more."
             )
         self._indexed = await versions_in(self._client, self._collection)
-        for path, digest in digests.items():
-            version = complete(self._indexed.get(path, {}))
-            if version is not None and version.digest == digest:
-                self._chunks += version.chunks
-            else:
-                self._changed.append(path)
-        await self._bring_in()
-        await self._drop([path for path in self._indexed if path not in digests])
+        gone = {path: self._indexed[path] for path in self._indexed if path not in digests and not self._kept(path)}
+        changed = self._changed(digests)
+        for _ in range(_ROUNDS):
+            if not changed:
+                break
+            self._total += len(changed)
+            await self._bring_in(changed)
+            digests = await to_thread.run_sync(self._read, changed)
+            self._indexed = await versions_in(self._client, self._collection)
+            gone |= {
+                path: self._indexed.get(path, {}) for path in changed if path not in digests and not self._kept(path)
+            }
+            changed = self._changed(digests)
+        await self._drop(gone)
+        chunks = sum(count for path, count in self._chunks.items() if path not in gone)
         return IndexReport(
-            files=len(digests),
-            chunks=self._chunks,
+            files=len(self._chunks.keys() - gone.keys()),
+            chunks=chunks,
             added=self._added,
             updated=self._updated,
             deleted=self._deleted,
-            unchanged=self._chunks - self._added - self._updated,
+            unchanged=max(0, chunks - self._added - self._updated),
+            unreadable=len(self._unreadable),
             seconds=round(time.monotonic() - began, 2),
         )
 
@@ -203,30 +223,65 @@ class IncrementalRun:
             raise RootUnfit(
                 f"There is no folder {str(self._root)!r}; the index was left as it is. Correct PROJECT_ROOT."
             )
-        read = ((path, read_text(self._root / path)) for path in project_files(self._root))
-        return {path: digest_of(text, model=self._embedder.name) for path, text in read if text is not None}
+        try:
+            paths = list(project_files(self._root, self._unreadable.add))
+        except OSError as error:
+            raise RootUnfit(
+                f"What git ignores in {str(self._root)!r} cannot be read ({error}); the index was left as it is. "
+                "Let this user read every .gitignore above it."
+            ) from error
+        return self._read(paths)
 
-    async def _bring_in(self) -> None:
+    def _read(self, paths: Sequence[str]) -> dict[str, str]:
+        """The digests of those that have a text; a file that cannot be read is noted."""
+        digests = {}
+        for path in paths:
+            try:
+                text = read_text(self._root / path)
+            except OSError:
+                self._unreadable.add(path)
+                continue
+            if text is not None:
+                digests[path] = digest_of(text, model=self._embedder.name)
+        return digests
+
+    def _changed(self, digests: Mapping[str, str]) -> list[str]:
+        """Those that are not indexed wholly, alone, and as they are now."""
+        changed = []
+        for path, digest in digests.items():
+            version = complete(self._indexed.get(path, {}))
+            if version is not None and version.digest == digest:
+                self._chunks[path] = version.chunks
+            else:
+                changed.append(path)
+        return changed
+
+    def _kept(self, path: str) -> bool:
+        """Whether a file, or a folder around it, is there and cannot be read."""
+        around = {parent.as_posix() for parent in PurePosixPath(path).parents}
+        return not self._unreadable.isdisjoint({path, *around})
+
+    async def _bring_in(self, paths: Sequence[str]) -> None:
         new_in, new_out = anyio.create_memory_object_stream[_New](2 * BATCH_CHUNKS)
         embedded_in, embedded_out = anyio.create_memory_object_stream[_Embedded](1)
         try:
             with new_in, new_out, embedded_in, embedded_out:
                 async with anyio.create_task_group() as stages:
-                    stages.start_soon(self._cut, new_in)
+                    stages.start_soon(self._cut, paths, new_in)
                     stages.start_soon(self._embed, new_out, embedded_in)
                     stages.start_soon(self._store, embedded_out)
         except Exception as error:  # noqa: BLE001  raised again, out of its group
             # The stage that failed first has stopped the others.
             raise _first(error) from None
 
-    async def _cut(self, new: MemoryObjectSendStream[_New]) -> None:
+    async def _cut(self, paths: Sequence[str], new: MemoryObjectSendStream[_New]) -> None:
         with new:
-            for path in self._changed:
+            for path in paths:
                 file = await self._planned(path)
                 if file is None:
                     await self._tick(path)
                     continue
-                self._chunks += len(file.chunks)
+                self._chunks[path] = len(file.chunks)
                 if not file.new:
                     await self._finish(file)
                 for point_id in file.new:
@@ -272,7 +327,11 @@ class IncrementalRun:
         return _File(version, chunks, stored, [point_id for point_id in chunks if point_id not in stored])
 
     def _read_and_cut(self, path: str) -> tuple[FileVersion, dict[str, Chunk]] | None:
-        text = read_text(self._root / path)
+        try:
+            text = read_text(self._root / path)
+        except OSError:
+            self._unreadable.add(path)
+            return None
         if text is None:
             return None
         chunks = chunks_of(path, text)
@@ -288,10 +347,10 @@ class IncrementalRun:
             page, offset = await self._collection.call(
                 partial(
                     self._client.scroll,
-                    scroll_filter=matching(PATH, path),
+                    scroll_filter=ours(matching(PATH, path)),
                     limit=_PAGE_POINTS,
                     offset=offset,
-                    with_payload=["start_line", "end_line", VERSION],
+                    with_payload=[*PLACE],
                 )
             )
             stored.update((str(point.id), point.payload or {}) for point in page)
@@ -315,12 +374,17 @@ class IncrementalRun:
             self._deleted += len(gone)
             operations.append(models.DeleteOperation(delete=models.PointIdsList(points=[*gone])))
         if operations:
-            await self._collection.call(partial(self._client.batch_update_points, update_operations=operations))
+            try:
+                await self._collection.call(partial(self._client.batch_update_points, update_operations=operations))
+            except (UnexpectedResponse, grpc.RpcError) as error:
+                # Another process has deleted a point of a version that it found outdated: the next round sees why.
+                if not is_missing(error):
+                    raise
         await self._tick(file.version.path)
 
-    async def _drop(self, paths: Sequence[str]) -> None:
+    async def _drop(self, gone: Versions) -> None:
         """Delete the files that are no more: of each the versions that were seen, and none that came meanwhile."""
-        counts = {str(version): points for path in paths for version, points in self._indexed[path].items()}
+        counts = {str(version): points for of_file in gone.values() for version, points in of_file.items()}
         versions = list(counts)
         for first in range(0, len(versions), _VERSIONS_PER_DELETE):
             chosen = models.FilterSelector(filter=matching(VERSION, *versions[first : first + _VERSIONS_PER_DELETE]))
@@ -331,7 +395,7 @@ class IncrementalRun:
         async with self._telling:  # one after the other, although two stages may finish files
             self._done += 1
             if self._report is not None:
-                await self._report(Progress(done=self._done, total=len(self._changed), path=path))
+                await self._report(Progress(done=self._done, total=self._total, path=path))
 
 
 def _set_payload(payload: dict[str, Any], ids: Sequence[str]) -> models.SetPayloadOperation:

@@ -113,8 +113,9 @@ class IndexerService:
         """
         Bring the index in step with the project's files: only what has changed is embedded.
 
-        A second call waits for the first.  Two processes may index the same files at once; they do the work twice, and
-        nothing worse.
+        A second call waits for the first.  Two processes may index the same files at once, also while these change:
+        they do the work twice, and the later one to end looks again at what it has brought in and puts it right.  Only
+        a process that is killed in between, or a file that keeps changing, leaves something for the next run.
 
         Args:
             root: The project's folder. It must be the same each time: what is not in it is deleted from the index.

@@ -30,6 +30,8 @@ PATH, WITHIN, LANGUAGE, VERSION = "path", "within", "language", "file_version"
 INDEXES = (PATH, WITHIN, LANGUAGE, VERSION)
 """The payload keys that are filtered by or counted; all are keywords."""
 
+PLACE = (LANGUAGE, "start_line", "end_line", VERSION)
+
 
 @dataclass(frozen=True, slots=True)
 class FileVersion:
@@ -100,7 +102,6 @@ def payload_of(chunk: Chunk, version: FileVersion) -> dict[str, Any]:
         PATH: chunk.path,
         # The file and every folder around it: a search within one of them is a match of one keyword.
         WITHIN: ["/".join(parts[: number + 1]) for number in range(len(parts))],
-        LANGUAGE: chunk.language,
         "symbol": chunk.symbol,
         "text": chunk.text[:_CHARACTERS_MAX],
         **place_of(chunk, version),
@@ -108,10 +109,21 @@ def payload_of(chunk: Chunk, version: FileVersion) -> dict[str, Any]:
 
 
 def place_of(chunk: Chunk, version: FileVersion) -> dict[str, Any]:
-    """The part of the payload that changes when the chunk only moves within its file."""
-    return {"start_line": chunk.start_line, "end_line": chunk.end_line, VERSION: str(version)}
+    """The part of the payload that may change although the chunk's text is the same; `PLACE` has its keys."""
+    return {
+        LANGUAGE: chunk.language,
+        "start_line": chunk.start_line,
+        "end_line": chunk.end_line,
+        VERSION: str(version),
+    }
 
 
 def matching(key: str, *values: str) -> models.Filter:
     """Choose the points that have one of these values."""
     return models.Filter(must=[models.FieldCondition(key=key, match=models.MatchAny(any=list(values)))])
+
+
+def ours(*conditions: models.Filter) -> models.Filter:
+    """Choose this indexer's points: what other programs have put into the collection is none of them."""
+    nothing = models.IsEmptyCondition(is_empty=models.PayloadField(key=VERSION))
+    return models.Filter(must=list(conditions), must_not=[nothing])

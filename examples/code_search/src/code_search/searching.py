@@ -8,15 +8,15 @@ from functools import partial
 from typing import Any
 
 from anyio import to_thread
-from qdrant_client import AsyncQdrantClient, models
+from qdrant_client import AsyncQdrantClient
 
 from code_search.collection import ProjectCollection
 from code_search.errors import QueryInvalid
 from code_search.languages import LANGUAGES
-from code_search.points import LANGUAGE, PATH, VERSION, WITHIN, matching
+from code_search.points import LANGUAGE, PATH, WITHIN, matching, ours
 from qferry.demo.embedding import Embedder
 
-_FIELDS = [PATH, LANGUAGE, "symbol", "start_line", "end_line", "text", VERSION]
+_FIELDS = [PATH, LANGUAGE, "symbol", "start_line", "end_line", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +93,12 @@ class CodeSearch:
             partial(
                 self._client.query_points,
                 query=vector,
-                query_filter=models.Filter(must=list(conditions)) if conditions else None,
+                query_filter=ours(*conditions),
                 limit=limit,
                 with_payload=_FIELDS,
             )
         )
-        payloads = ((point.payload or {}, point.score) for point in found.points)
-        # What another program has put into the collection is no chunk.
-        return [_hit(payload, score) for payload, score in payloads if VERSION in payload]
+        return [_hit(point.payload or {}, point.score) for point in found.points]
 
 
 def _hit(payload: Mapping[str, Any], score: float) -> Hit:

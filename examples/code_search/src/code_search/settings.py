@@ -26,7 +26,7 @@ class Settings:
         root: `PROJECT_ROOT`. The project's folder; None where it is not at hand, and only searches are made.
         qdrant_url: `QDRANT_URL`.
         qdrant_api_key: `QDRANT_API_KEY`.
-        allowed_hosts: `CODE_SEARCH_ALLOWED_HOSTS`, with commas. Names by which `serve --http` is reached, besides loopback.
+        allowed_hosts: `CODE_SEARCH_ALLOWED_HOSTS`. By which names, besides loopback, `serve --http` is reached.
         model: `CODE_SEARCH_MODEL`. The built-in one, or the name of any that fastembed knows.
         naming: The rules that make the collection's name (`COLLECTION_NAME_TEMPLATE`, ...; see qferry's settings).
         ferry: How this process takes part in migrations (`ENABLE_DUAL_WRITE`, ...; see qferry's settings).
