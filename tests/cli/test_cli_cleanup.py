@@ -73,6 +73,20 @@ def test_nothing_is_deleted_that_is_not_the_collection_the_migration_began_with(
     refused(qferry, client, finished, "lacks its marker")
 
 
+def test_nothing_is_deleted_when_the_target_is_gone(
+    qferry: Any, client: QdrantClient, finished: str, target: str
+) -> None:
+    """The source may hold all that is left, also when there is another collection of the target's name."""
+    client.delete_collection(target)
+    before = qferry("history", finished, "--json").json
+    refused(qferry, client, finished, f"`{finished}` may be all that is left")
+    client.create_collection(target, vectors_config={})
+    refused(qferry, client, finished, f"`{finished}` may be all that is left")
+    assert qferry("history", finished, "--json").json == before
+    client.delete_collection(finished)
+    assert qferry("cleanup", finished, "--confirm", finished).exit_code == 0  # nothing is left to lose
+
+
 def test_an_application_goes_on_by_the_old_name(
     qferry: Any, client: QdrantClient, finished: str, target: str, application: FerryClient
 ) -> None:

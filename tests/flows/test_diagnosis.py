@@ -43,6 +43,7 @@ class Ward:
     snapshots: list[str] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     infos: dict[str, Any] = field(default_factory=dict)
+    others: list[Migration] = field(default_factory=list)
     down: str = ""
 
     def __post_init__(self) -> None:
@@ -72,6 +73,8 @@ class Ward:
 
     def _records(self, body: Any) -> list[dict[str, Any]]:
         (condition,) = body["filter"]["must"]
+        if condition.get("key") == "source":
+            return [other.to_payload() for other in self.others if other.source == condition["match"]["value"]]
         if "has_id" in condition or condition["match"]["value"] == "migration":
             return [replace(self.m, claim_beat=self.claim_beat()).to_payload()]
         if condition["match"]["value"] == "writer":
@@ -246,14 +249,53 @@ def test_target_without_its_marker_is_not_the_one_that_was_made(there: list[str]
         (Phase.FINISHING, Side.TARGET, True, "Let nobody delete `old`"),
         (Phase.FINISHED, Side.SOURCE, False, "Run `qferry cleanup old` when it is time."),
         (Phase.FINISHED, Side.SOURCE, True, "do it by hand if you are sure"),
+        (Phase.FINISHED, Side.TARGET, False, "Let nobody delete `old`, and do not clean up"),
+        (Phase.FINISHED, Side.TARGET, True, "Let nobody delete `old`, and do not clean up"),
     ],
 )
 def test_advice_about_a_lost_side_never_costs_the_other(phase: Phase, side: Side, there: bool, advice: str) -> None:
     """Where the truth is gone the other side may be all there is."""
-    ward = Ward(migration(phase, verified=EVIDENCE), collections=["old", "new"] if there else [])
-    del ward.aliases[ward.m.marker(side)]
-    (finding,) = [finding for finding in found(ward)[0] if finding.topic == "collection"]
+    m = migration(phase, verified=EVIDENCE, cleanup_after="2025-12-31T00:00:00Z")
+    ward = Ward(m, collections=["old", "new"] if there else [])
+    del ward.aliases[m.marker(side)]
+    (finding,) = [finding for finding in found(ward)[0] if finding.topic in ("collection", "cleanup")]
+    assert (finding.topic, finding.problem) == ("collection", True)
     assert advice in finding.mend
+
+
+@pytest.mark.parametrize("phase", [Phase.COPIED, Phase.FINISHING, Phase.FINISHED])
+def test_nothing_is_called_safe_when_both_sides_are_lost(phase: Phase) -> None:
+    """Neither is the other's copy then; only people can tell what happened."""
+    ward = Ward(migration(phase, verified=EVIDENCE))
+    ward.aliases.clear()
+    findings = [finding for finding in found(ward)[0] if finding.topic == "collection"]
+    assert [finding.what for finding in findings] == ["`old`, the source, is gone.", "`new`, the target, is gone."]
+    assert all(finding.mend.startswith("Neither side is what it was.") for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("phase", "created_at", "expected"),
+    [
+        (Phase.CLEANED, "2026-02-01T00:00:00Z", []),
+        (Phase.ABORTED, "2026-02-01T00:00:00Z", [("collection", True)]),
+        (Phase.CLEANED, "2025-12-01T00:00:00Z", [("collection", True)]),
+    ],
+)
+def test_target_that_a_later_migration_has_moved_on_is_not_lost(
+    phase: Phase, created_at: str, expected: list[tuple[str, bool]]
+) -> None:
+    """Its record, next to the target, says that its points are elsewhere; an earlier one's, or an aborted one's, not."""
+    on = Migration("m2", "new", "newer", ("new", "newer"), phase=phase, created_at=created_at)
+    m = migration(Phase.FINISHED, created_at="2026-01-01T00:00:00Z", target_url=ELSEWHERE)
+    ward = Ward(m, others=[on])
+    del ward.aliases[m.marker(Side.TARGET)]
+    assert topics(ward) == expected
+
+
+def test_server_of_the_target_must_answer_before_anybody_is_told_to_clean_up() -> None:
+    """The source may be all that is left."""
+    m = migration(Phase.FINISHED, cleanup_after="2025-12-31T00:00:00Z", target_url=ELSEWHERE)
+    assert topics(Ward(m, down=ELSEWHERE)) == [("server", True)]
 
 
 def test_gates_of_the_switch_are_asked() -> None:

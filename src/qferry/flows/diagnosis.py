@@ -32,8 +32,9 @@ LISTEN_S = 0.25
 # A command leads through these in one go; where none is at work, one was interrupted.
 _IN_PASSING = frozenset({Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING, Phase.FINISHING, Phase.ABORTING})
 # In these, both collections are the very ones the migration has made or begun with.
-_MARKED = frozenset({Phase.COPYING, Phase.COPIED, Phase.SWITCHED, Phase.FINISHING})
+_MARKED = frozenset({Phase.COPYING, Phase.COPIED, Phase.SWITCHED, Phase.FINISHING, Phase.FINISHED})
 _PROVABLE = frozenset({Phase.COPIED, Phase.SWITCHED})
+_BOTH_LOST = "Neither side is what it was. Let nobody delete what is there, and find out who has done that."
 
 
 @dataclass(frozen=True)
@@ -163,8 +164,6 @@ class _Case:
                 yield from self._journal()
             yield from self._at_the_target(self._sides())
             yield from self._snapshots()
-            if m.phase is Phase.FINISHED:
-                yield from self._safety_period()
             again = yield from records.read_migration(m.id)
             if (again.claim, again.epoch) == (m.claim, m.epoch):
                 return
@@ -280,17 +279,24 @@ class _Case:
 
     def _sides(self) -> Flow[None]:
         m = self.m
-        sides = (*Side,) if m.phase in _MARKED else (Side.SOURCE,) if m.phase is Phase.FINISHED else ()
-        whole = bool(sides)
-        for side in sides:
-            if (yield from carries_marker(m, side)):
-                continue
-            whole = False
+        if m.phase not in _MARKED:
+            return
+        lost = []
+        for side in Side:
+            left = (m.phase, side) == (Phase.FINISHED, Side.TARGET)
+            if not (yield from lifecycle.target_is_kept(m) if left else carries_marker(m, side)):
+                lost.append(side)
+        for side in lost:
             name = m.collection(side)
             there = (yield wire.exists(m.server(side), name))["exists"]
             what = "was deleted and made anew since the start" if there else "is gone"
-            self._problem("collection", f"`{name}`, the {side.value}, {what}.", self._lost(side, there=there))
-        if whole and m.phase in _PROVABLE:
+            mend = _BOTH_LOST if len(lost) == len(Side) else self._lost(side, there=there)
+            self._problem("collection", f"`{name}`, the {side.value}, {what}.", mend)
+        if lost:
+            return
+        if m.phase is Phase.FINISHED:
+            yield from self._safety_period()
+        if m.phase in _PROVABLE:
             for gate in (lifecycle.require_known_aliases, lifecycle.require_same_configuration):
                 try:
                     yield from gate(m)
@@ -298,17 +304,18 @@ class _Case:
                     self._problem("evidence", error.message, error.hint)
 
     def _lost(self, side: Side, *, there: bool) -> str:
-        """What to do about a collection that is gone, or that is another one of the same name."""
+        """What to do about a collection that is gone, or is another one of the same name, while the other is whole."""
         m = self.m
-        if m.phase is Phase.FINISHED:
+        finished = m.phase is Phase.FINISHED
+        if side is Side.SOURCE and finished:
             done = f"Nothing is lost: `{m.target}` is the truth."
             by_hand = "`qferry cleanup` will not delete what it does not know; do it by hand if you are sure."
             return f"{done} {by_hand}" if there else f"{done} Run `{self._command('cleanup')}` when it is time."
-        if side is Side.TARGET and m.phase is not Phase.FINISHING:
+        if side is Side.TARGET and m.phase in JOURNALLED:
             return f"Run `{self._command('abort')}`, then start again; the source has every write."
-        other = m.collection(side.other)
         return (
-            f"Let nobody delete `{other}`, and do not abort: it may hold all that is left. Find out who has done that."
+            f"Let nobody delete `{m.collection(side.other)}`, and do not {'clean up' if finished else 'abort'}: it may "
+            "hold all that is left. Find out who has done that."
         )
 
     def _safety_period(self) -> Flow[None]:

@@ -500,8 +500,8 @@ def cleanup(co: Coordinator) -> Flow[Json]:
     Delete the source after a final snapshot; returns the snapshot's description.
 
     Raises:
-        Refused: The safety period is not over, somebody still uses the source, or it is not the collection this
-            migration began with.
+        Refused: The safety period is not over, the target is gone, somebody still uses the source, or it is not the
+            collection this migration began with.
         DataMismatch: No snapshot could be taken.
     """
     m = co.migration
@@ -512,6 +512,12 @@ def cleanup(co: Coordinator) -> Flow[Json]:
         raise Refused(
             f"The safety period runs until {m.cleanup_after}.",
             hint="Run `qferry cleanup` after that; nothing was deleted.",
+        )
+    # Where both are gone there is nothing to lose, and this is the way to be done with it.
+    if (yield wire.exists(HOME, m.source))["exists"] and not (yield from target_is_kept(m)):
+        raise Refused(
+            f"`{m.target}` is gone, or another collection of its name: `{m.source}` may be all that is left.",
+            hint="Nothing was deleted. Find out who has done that; delete the source by hand if you are sure.",
         )
     yield from co.roll_call("cleanup asked for")
     yield from co.outlast_observers()
@@ -543,6 +549,22 @@ def cleanup(co: Coordinator) -> Flow[Json]:
     yield from _dismantle(m)
     yield from co.move(Event.SOURCE_DELETED, "source deleted", snapshot=snapshot)
     return snapshot
+
+
+def target_is_kept(m: Migration) -> Flow[bool]:
+    """Whether what the application went to is still there: the target, or what a later migration has made of it."""
+    if (yield from carries_marker(m, Side.TARGET)):
+        return True
+    of_it = {"must": [{"key": "source", "match": {"value": m.target}}]}
+    try:
+        # Records are next to their source, so one that leads on from the target is on the target's server.
+        page = yield wire.scroll(m.target_url, CONTROL_COLLECTION, filter=of_it)
+    except Rejected as error:
+        if not error.missing:
+            raise
+        return False
+    found = [Migration.from_payload(point["payload"]) for point in page["points"]]
+    return any(other.phase is Phase.CLEANED and other.created_at > m.created_at for other in found)
 
 
 def one_of(found: Sequence[Migration], source: str | None) -> Migration:
