@@ -1,6 +1,7 @@
 """`qferry cleanup` against a real server: what keeps it from deleting, and what is left when it has deleted."""
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -48,8 +49,10 @@ def test_nothing_is_deleted_within_the_safety_period(qferry: Any, client: Qdrant
     for verb, *options in (("start",), ("backfill",), ("verify",), ("switch", "--percent", "100"), ("finish", "--yes")):
         assert qferry(verb, source, *options).exit_code == 0
     (migration,) = qferry("status", source, "--json").json["migrations"]
-    finished, after = migration["finished_at"], migration["cleanup_after"]
-    assert finished < after
+    after = migration["cleanup_after"]
+    until, finished = (datetime.strptime(at, "%Y-%m-%dT%H:%M:%S%z") for at in (after, migration["finished_at"]))
+    # The period is counted from when `finish` began, a moment before it was done.
+    assert timedelta(days=30, minutes=-1) < until - finished <= timedelta(days=30)
     refused(qferry, client, source, f"The safety period runs until {after}.")
 
 
