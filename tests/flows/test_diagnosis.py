@@ -231,6 +231,16 @@ def test_debt_is_a_note_and_a_lost_journal_a_problem() -> None:
     assert topics(Ward(m, debt=None)) == [("journal", True)]
 
 
+@pytest.mark.parametrize(
+    ("phase", "goes_on"),
+    [(Phase.STARTING, "`qferry start`"), (Phase.CAPTURING, "`qferry backfill`"), (Phase.COPYING, "`qferry backfill`")],
+)
+def test_debt_is_settled_by_the_command_that_goes_on(phase: Phase, goes_on: str) -> None:
+    """Before the copy is complete only one is possible."""
+    (finding,) = [finding for finding in found(Ward(migration(phase), debt=12))[0] if finding.topic == "journal"]
+    assert goes_on in finding.mend
+
+
 @pytest.mark.parametrize(("there", "says"), [([], "is gone"), (["new"], "was deleted and made anew")])
 def test_target_without_its_marker_is_not_the_one_that_was_made(there: list[str], says: str) -> None:
     """The server drops an alias with its collection, so one of the same name is told apart."""

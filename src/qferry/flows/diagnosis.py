@@ -265,8 +265,8 @@ class _Case:
             )
             return
         if debt:
-            mend = "soak" if m.phase in _PROVABLE else "backfill"
-            self._note("journal", f"{debt:,} written point(s) wait to be checked.", f"Run `{self._command(mend)}`.")
+            mend = f"Run `{self._command('soak')}`." if m.phase in _PROVABLE else what_next(m.phase)
+            self._note("journal", f"{debt:,} written point(s) wait to be checked.", mend)
 
     def _at_the_target(self, look: Flow[None]) -> Flow[None]:
         """Take a look for which the target's server is needed; that it fails is a finding too."""
