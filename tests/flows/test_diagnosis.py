@@ -352,6 +352,15 @@ def test_snapshots_of_an_interrupted_backfill_are_named_while_they_are_there() -
     event = {"migration": m.id, "what": "a snapshot may have been left", "details": {"snapshots": ["old-2.snapshot"]}}
     findings, _ = found(Ward(m, events=[event], snapshots=["old-1.snapshot", "old-2.snapshot", "backup.snapshot"]))
     assert [(finding.topic, finding.problem) for finding in findings] == [("leftover", False)] * 2
+@pytest.mark.parametrize("phase", [Phase.ABORTED, Phase.CLEANED])
+def test_server_of_a_migration_that_is_over_may_be_gone(phase: Phase) -> None:
+    """Nobody has to bring it back for that, so it is only said that it was not looked at."""
+    m = migration(phase, target_url=ELSEWHERE)
+    ward = Ward(m, down=ELSEWHERE)
+    ward.aliases.clear()
+    assert topics(ward) == [("server", False)]
+
+
     assert "old-1.snapshot" in findings[0].what
     assert "`DELETE /collections/old/snapshots/old-2.snapshot`" in findings[1].mend
     assert topics(Ward(m, events=[event], snapshots=["backup.snapshot"])) == []

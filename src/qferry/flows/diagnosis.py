@@ -275,7 +275,8 @@ class _Case:
         except RemoteFailure as error:
             if not self.m.target_url:
                 raise
-            self._problem("server", error.message, error.hint or "Look at that server.")
+            add = self._note if self.m.phase in ENDED else self._problem
+            add("server", error.message, error.hint or "Look at that server.")
 
     def _sides(self) -> Flow[None]:
         m = self.m
