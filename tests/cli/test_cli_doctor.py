@@ -81,6 +81,26 @@ def test_what_needs_somebody_is_a_problem(
     assert found() == (0, [])
 
 
+def test_what_an_interrupted_finish_has_left_is_mended_by_what_doctor_says(
+    qferry: Any, connection: Connection, source: str, target: str, client: QdrantClient, found: Any
+) -> None:
+    """A closed door for missing points before the point of no return, aliases of the source after it."""
+    for verb, *options in (("start",), ("backfill",), ("verify",), ("switch", "--percent", "100")):
+        assert qferry(verb, source, *options).exit_code == 0
+    door = models.DeleteAlias(alias_name=commands.find(connection, source).mend)
+    client.update_collection_aliases([models.DeleteAliasOperation(delete_alias=door)])
+    assert found() == (1, [("writes", True)])
+    assert qferry("soak", source, "--seconds", "0").exit_code == 0
+    assert found() == (0, [])
+    assert qferry("finish", source, "--yes").exit_code == 0
+    alias = models.CreateAlias(collection_name=source, alias_name=f"alias-of-{source}")
+    client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+    assert found() == (1, [("alias", True)])
+    assert qferry("finish", source, "--yes").exit_code == 0
+    assert found() == (0, [])
+    assert alias.alias_name in [a.alias_name for a in client.get_collection_aliases(target).aliases]
+
+
 def test_process_that_is_kept_from_the_target_is_named(qferry: Any, qdrant: Any, source: str, found: Any) -> None:
     """Its flag bars the switch, so somebody has to restart it."""
     key = {"api_key": qdrant.api_key} if qdrant.api_key else {}

@@ -294,7 +294,7 @@ def test_nothing_is_called_safe_when_both_sides_are_lost(phase: Phase) -> None:
 def test_target_that_a_later_migration_has_moved_on_is_not_lost(
     phase: Phase, created_at: str, expected: list[tuple[str, bool]]
 ) -> None:
-    """Its record, next to the target, says that its points are elsewhere; an earlier one's, or an aborted one's, not."""
+    """Its record, next to the target, says that its points are elsewhere; an earlier or an aborted one's does not."""
     on = Migration("m2", "new", "newer", ("new", "newer"), phase=phase, created_at=created_at)
     m = migration(Phase.FINISHED, created_at="2026-01-01T00:00:00Z", target_url=ELSEWHERE)
     ward = Ward(m, others=[on])
@@ -306,6 +306,30 @@ def test_server_of_the_target_must_answer_before_anybody_is_told_to_clean_up() -
     """The source may be all that is left."""
     m = migration(Phase.FINISHED, cleanup_after="2025-12-31T00:00:00Z", target_url=ELSEWHERE)
     assert topics(Ward(m, down=ELSEWHERE)) == [("server", True)]
+
+
+def test_alias_that_still_points_at_the_source_after_finish_is_a_problem() -> None:
+    """Who reads through it without qferry sees a source that gets no writes; `finish`, run again, moves it."""
+    aliases = {"readers": "old", "theirs": "new", "_qferry_other": "old"}
+    (finding,), _ = found(Ward(migration(Phase.FINISHED), aliases=aliases))
+    assert (finding.topic, finding.problem) == ("alias", True)
+    assert finding.what == "The alias `readers` still points at `old`, which gets no writes any more."
+    assert "Run `qferry finish old` again" in finding.mend
+
+
+def test_alias_of_the_source_cannot_follow_to_another_server() -> None:
+    """So nothing is said that no command could mend."""
+    assert topics(Ward(migration(Phase.FINISHED, target_url=ELSEWHERE), aliases={"readers": "old"})) == []
+
+
+def test_door_for_missing_points_that_was_left_closed_is_a_problem() -> None:
+    """An interrupted finish has closed it; writes of points that the target lacks are refused until it is open."""
+    m = migration(Phase.SWITCHED, verified=EVIDENCE, read_percent=100)
+    m = replace(m, mend=f"{m.mend_prefix}abc")
+    (finding,), _ = found(Ward(m))
+    assert (finding.topic, finding.problem) == ("writes", True)
+    assert finding.mend == "Run `qferry soak old --seconds 0`."
+    assert topics(Ward(m, aliases={m.mend: "new"})) == []
 
 
 def test_gates_of_the_switch_are_asked() -> None:
@@ -326,6 +350,15 @@ def test_server_of_the_target_that_is_down_is_a_finding() -> None:
     assert (server.what, server.mend) == ("The target's server gave no answer.", "Check that it runs.")
     with pytest.raises(Unreachable):
         Play(lambda _: Unreachable("no answer")).run(examine([m.id]))
+
+
+@pytest.mark.parametrize("phase", [Phase.ABORTED, Phase.CLEANED])
+def test_server_of_a_migration_that_is_over_may_be_gone(phase: Phase) -> None:
+    """Nobody has to bring it back for that, so it is only said that it was not looked at."""
+    m = migration(phase, target_url=ELSEWHERE)
+    ward = Ward(m, down=ELSEWHERE)
+    ward.aliases.clear()
+    assert topics(ward) == [("server", False)]
 
 
 @pytest.mark.parametrize("phase", [Phase.ABORTED, Phase.CLEANED])
@@ -352,15 +385,6 @@ def test_snapshots_of_an_interrupted_backfill_are_named_while_they_are_there() -
     event = {"migration": m.id, "what": "a snapshot may have been left", "details": {"snapshots": ["old-2.snapshot"]}}
     findings, _ = found(Ward(m, events=[event], snapshots=["old-1.snapshot", "old-2.snapshot", "backup.snapshot"]))
     assert [(finding.topic, finding.problem) for finding in findings] == [("leftover", False)] * 2
-@pytest.mark.parametrize("phase", [Phase.ABORTED, Phase.CLEANED])
-def test_server_of_a_migration_that_is_over_may_be_gone(phase: Phase) -> None:
-    """Nobody has to bring it back for that, so it is only said that it was not looked at."""
-    m = migration(phase, target_url=ELSEWHERE)
-    ward = Ward(m, down=ELSEWHERE)
-    ward.aliases.clear()
-    assert topics(ward) == [("server", False)]
-
-
     assert "old-1.snapshot" in findings[0].what
     assert "`DELETE /collections/old/snapshots/old-2.snapshot`" in findings[1].mend
     assert topics(Ward(m, events=[event], snapshots=["backup.snapshot"])) == []

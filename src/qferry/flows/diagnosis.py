@@ -296,7 +296,10 @@ class _Case:
         if lost:
             return
         if m.phase is Phase.FINISHED:
+            yield from self._aliases_left()
             yield from self._safety_period()
+        if m.phase is Phase.SWITCHED:
+            yield from self._mending()
         if m.phase in _PROVABLE:
             for gate in (lifecycle.require_known_aliases, lifecycle.require_same_configuration):
                 try:
@@ -318,6 +321,31 @@ class _Case:
             f"Let nobody delete `{m.collection(side.other)}`, and do not {'clean up' if finished else 'abort'}: it may "
             "hold all that is left. Find out who has done that."
         )
+
+    def _aliases_left(self) -> Flow[None]:
+        """Aliases that `finish` should have moved, and readers without qferry who see a source that gets no writes."""
+        m = self.m
+        if m.target_url != HOME:
+            return
+        for alias in (yield wire.aliases(HOME))["aliases"]:
+            name = alias["alias_name"]
+            if alias["collection_name"] == m.source and not name.startswith(CONTROL_COLLECTION):
+                self._problem(
+                    "alias",
+                    f"The alias `{name}` still points at `{m.source}`, which gets no writes any more.",
+                    f"Run `{self._command('finish')}` again; it points it at `{m.target}`.",
+                )
+
+    def _mending(self) -> Flow[None]:
+        """Whether writers may bring points that the target lacks; an interrupted `finish` leaves that closed."""
+        m = self.m
+        listed = yield wire.aliases(m.target_url)
+        if m.mend and m.mend not in [alias["alias_name"] for alias in listed["aliases"]]:
+            self._problem(
+                "writes",
+                "Writes of points that the target lacks are refused until a command opens that again.",
+                f"Run `{self._command('soak --seconds 0')}`.",
+            )
 
     def _safety_period(self) -> Flow[None]:
         today: str = yield Today()
