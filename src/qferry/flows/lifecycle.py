@@ -406,11 +406,13 @@ def _seal(co: Coordinator, cleanup_after: str) -> Flow[None]:
     yield from co.outlast_observers()  # who may have read from the source until a moment ago
     try:
         yield from _clean_cycle(co)
-    except FerryError:
+        yield from co.drop_fence()
+    except GeneratorExit:
+        raise
+    except BaseException:  # an interrupt, too: writers that lack a point on the target wait for the door to open
         with suppress(FerryError):  # what went wrong first is what the operator must hear of
             yield from co.keep_mending()
         raise
-    yield from co.drop_fence()
     yield from co.move(Event.SEALED, "point of no return: the target is truth", {"cleanup_after": cleanup_after})
 
 
