@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import partial
-from http import HTTPStatus
 from typing import Any, TypeVar
 
 from qferry import planning
@@ -489,7 +488,7 @@ def _count_or_none(server: str, collection: str, *, replaced: bool = False) -> F
     try:
         return int((yield wire.count(server, collection))["count"])
     except Rejected as error:
-        if error.missing or (replaced and error.status == HTTPStatus.INTERNAL_SERVER_ERROR):
+        if error.missing or (replaced and "Local shard" in error.message):
             return None
         raise
 

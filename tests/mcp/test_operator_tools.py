@@ -181,6 +181,21 @@ async def test_nothing_is_done_without_consent(
     assert started() == before
 
 
+async def test_a_question_names_everything_that_will_change(
+    tools: Opener, source: str, started: Callable[[], Migration]
+) -> None:
+    """Also the limits that a backfill sets: who agrees to a copy has not agreed to lift them."""
+    before = started()
+    person = Person(lambda _: "decline")
+    async with tools(person) as client:
+        refused(await client.call_tool("backfill", {"source": source, "max_points_per_s": 0, "quiet_hours": ""}))
+        refused(await client.call_tool("backfill", {"source": source}))
+    lifting, copying = person.asked
+    assert "The limits of its pace change, and stay so: max_points_per_s: 0, quiet_hours: ''." in lifting
+    assert "limits" not in copying
+    assert started() == before
+
+
 @pytest.mark.parametrize(("mode", "tool"), [("legacy", "finish"), ("auto", "cleanup")])
 async def test_what_is_irrevocable_wants_the_name_typed(
     tools: Opener, source: str, target: str, started: Callable[[], Migration], mode: str, tool: str

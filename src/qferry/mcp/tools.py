@@ -128,15 +128,21 @@ async def doctor(ctx: Ctx, source: Source = None) -> DoctorAnswer:
 
 
 async def _to_start(
-    ctx: Ctx, source: str, target: str | None, overrides: dict[str, Any] | None, policy: WritePolicy
+    ctx: Ctx,
+    source: str,
+    target: str | None,
+    overrides: dict[str, Any] | None,
+    policy: WritePolicy,
+    strategy: Strategy | None,
 ) -> Elicit[Consent] | Unasked:
     try:
         name = _target(ctx, source, target)
     except FerryError as error:
         return Unasked(error)
+    how = "by snapshot wherever that is possible, else streamed" if strategy is None else strategy.value
     question = (
-        f"Start to move `{source}` to `{name}`? `{name}` is created, and every running application writes to both from "
-        "then on, or keeps a journal. `abort` takes it back."
+        f"Start to move `{source}` to `{name}` ({how})? `{name}` is created, and every running application writes to "
+        "both from then on; before a snapshot it keeps a journal first. `abort` takes it back."
     )
     if overrides:
         question += f" It is to differ from the source: {orjson.dumps(overrides).decode()}."
@@ -155,7 +161,11 @@ async def start(
     strategy: HowToCopy = None,
     ack_timeout_s: Seconds = ACK_TIMEOUT_S,
 ) -> Started:
-    """Create the target and let every running application write to both sides. `backfill` comes next."""
+    """
+    Create the target; every running application writes to both sides then, or keeps a journal for a snapshot first.
+
+    `backfill` comes next.
+    """
     granted(answer)
     return await run_at_length(
         ctx,
@@ -169,10 +179,16 @@ async def start(
     )
 
 
-_to_backfill = asks(
-    "Copy everything in {source} to {target} now? It takes some of the server's time; it may be cancelled and run "
-    "again."
-)
+async def _to_backfill(
+    ctx: Ctx, meant: Meant, max_points_per_s: int | None, max_latency_ms: float | None, quiet_hours: str | None
+) -> Elicit[Consent] | Unasked:
+    limits = options.limits(max_points_per_s, max_latency_ms, quiet_hours)
+    changed = f" The limits of its pace change, and stay so: {_listed(limits)}." if limits else ""
+    question = (
+        "Copy everything in {source} to {target} now? It takes some of the server's time; it may be cancelled and run "
+        f"again.{changed}"
+    )
+    return ask_about(ctx, meant, question)
 
 
 async def backfill(
@@ -284,7 +300,10 @@ async def soak(
     return await run_at_length(ctx, commands.soak, await granted_for(ctx, meant, answer), seconds=seconds)
 
 
-_to_abort = asks("Abort {source} → {target}? {target} is removed; {source} stays as it is, with every write.")
+_to_abort = asks(
+    "Abort {source} → {target}? {target} is removed; {source} stays as it is, with every write. A command at work is "
+    "stopped."
+)
 
 
 async def abort(
@@ -346,8 +365,12 @@ async def _to_throttle(
     limits = options.limits(max_points_per_s, max_latency_ms, quiet_hours, paused=paused)
     if not limits:
         return Unasked()
-    said = ", ".join(f"{name}: {value!r}" for name, value in limits.items())
-    return ask_about(ctx, meant, f"Change how fast {{source}} → {{target}} is copied and compared? New limits: {said}.")
+    question = "Change how fast {source} → {target} is copied and compared? New limits: "
+    return ask_about(ctx, meant, f"{question}{_listed(limits)}.")
+
+
+def _listed(limits: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value!r}" for name, value in limits.items())
 
 
 async def throttle(
