@@ -54,5 +54,8 @@ def test_flags_of_the_shell_do_not_reach_the_demos_processes(monkeypatch: pytest
     """Only the flags that the demo sets itself are in force, whatever the person's shell has set."""
     monkeypatch.setenv("ENABLE_DUAL_WRITE", "true")
     assert "ENABLE_DUAL_WRITE" not in child_environment()
+    for name in ("QFERRY_TARGET_URL", "QDRANT_API_KEY", "COLLECTION_NAME_TEMPLATE"):
+        monkeypatch.setenv(name, "http://somebody.else")
+        assert name not in child_environment(), name
     flags = child_environment({"ENABLE_NEW_READS": "true"})
     assert (flags.get("ENABLE_DUAL_WRITE"), flags["ENABLE_NEW_READS"]) == (None, "true")

@@ -18,9 +18,9 @@ START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 30
 _POLL_S = 0.05
 
-# The document's flags pin a process; whatever the person's shell has set must not reach the demo. The numeric
+# Whatever the person's shell has set, pins or servers, must not reach the demo: it would act on them. The numeric
 # libraries would otherwise keep a spinning thread per core in every process.
-_FLAGS = ("ENABLE_DUAL_WRITE", "ENABLE_NEW_READS")
+_THEIRS = ("ENABLE_DUAL_WRITE", "ENABLE_NEW_READS", "QFERRY_", "QDRANT_", "COLLECTION_")
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -32,9 +32,10 @@ def child_environment(flags: Mapping[str, str] | None = None) -> dict[str, str]:
         flags: The document's flags to set; the others are unset.
 
     Returns:
-        This process's environment with the flags replaced and numeric libraries on one thread.
+        This process's environment with the flags replaced, without what names servers, keys and collections, and with
+        numeric libraries on one thread.
     """
-    inherited = {name: value for name, value in os.environ.items() if name not in _FLAGS}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_THEIRS)}
     return {**inherited, **_ONE_THREAD, **(flags or {})}
 
 

@@ -108,8 +108,7 @@ async def _demo(url: str, console: Console) -> bool:
 
 def _environment(url: str) -> dict[str, str]:
     """What the servers are told; what a person's shell says about such things must not reach the demo."""
-    theirs = ("QDRANT_", "QFERRY_", "COLLECTION_", "CODE_SEARCH_")
-    kept = {name: value for name, value in child_environment().items() if not name.startswith(theirs)}
+    kept = {name: value for name, value in child_environment().items() if not name.startswith("CODE_SEARCH_")}
     return {**kept, "QDRANT_URL": url, "PROJECT_NAME": PROJECT, "PROJECT_ROOT": str(ROOT)}
 
 
