@@ -20,7 +20,7 @@ from qdrant_client import AsyncQdrantClient, models
 from code_search import languages, points
 from code_search.chunks import chunks_of
 from code_search.collection import ProjectCollection
-from code_search.errors import RootUnfit
+from code_search.errors import CollectionUnfit, RootUnfit
 from code_search.incremental import BATCH_CHUNKS
 from code_search.indexing import IndexerService, IndexReport, Progress
 from code_search.searching import CodeSearch
@@ -439,6 +439,19 @@ async def test_language_that_becomes_known_is_told_with_the_lines(
     assert counts(await indexer.index_project(project.root)) == (0, 1, 0, 6)
     (payload,) = (one for one in (await stored(client, collection)).values() if one["path"] == "a.pyw")
     assert payload["language"] == "python"
+
+
+async def test_projects_whose_names_lead_to_one_collection_are_told_apart(
+    indexed: Project, client: AsyncQdrantClient, collection: ProjectCollection
+) -> None:
+    """The second one is refused, and both are named; what was stored before projects were noted is accepted."""
+    other = ProjectCollection(client, collection.project.replace("-", "."), CollectionNaming())
+    rival = IndexerService(client, other, CountingEmbedder())
+    with pytest.raises(CollectionUnfit, match=f"{collection.project!r} and {other.project!r} lead to one"):
+        await rival.index_project(indexed.root)
+    assert await places(client, collection) == expected_places(indexed)
+    await client.delete_payload(await collection.name(), ["project"], models.Filter())
+    assert (await rival.index_project(indexed.root)).files == 4
 
 
 async def test_root_without_files_leaves_the_index_alone(

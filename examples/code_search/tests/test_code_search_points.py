@@ -52,7 +52,8 @@ def test_equal_chunks_of_a_file_are_told_apart_by_their_order() -> None:
 def test_payload_names_every_folder_around_the_file() -> None:
     """So that a search within one of them is a match of one keyword."""
     version = FileVersion("a/b/c.py", "d1", 4)
-    assert payload_of(CHUNK, version) == {
+    assert payload_of(CHUNK, version, "p") == {
+        "project": "p",
         "path": "a/b/c.py",
         "within": ["a", "a/b", "a/b/c.py"],
         "language": "python",
@@ -86,4 +87,4 @@ def test_endless_line_is_cut_for_model_and_reader() -> None:
     """The rest of it would be read by neither."""
     minified = dataclasses.replace(CHUNK, text="x" * 100_000)
     assert len(embedded_text(minified)) < 10_000
-    assert len(payload_of(minified, FileVersion(CHUNK.path, "d1", 1))["text"]) < 10_000
+    assert len(payload_of(minified, FileVersion(CHUNK.path, "d1", 1), "p")["text"]) < 10_000

@@ -11,7 +11,7 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from code_search.errors import CollectionUnfit, NotIndexed
-from code_search.points import INDEXES
+from code_search.points import INDEXES, PROJECT, matching, ours
 from qferry.naming import CollectionNaming
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class ProjectCollection:
             The name to call.
 
         Raises:
-            CollectionUnfit: It exists and is for other vectors; nothing was changed.
+            CollectionUnfit: It exists and is for other vectors, or another project is in it; nothing was changed.
         """
         self._name = None
         try:
@@ -108,7 +108,21 @@ class ProjectCollection:
         for key in INDEXES:
             if key not in info.payload_schema:
                 await self._client.create_payload_index(name, key, models.PayloadSchemaType.KEYWORD)
+        await self._refuse_others(name)
         return name
+
+    async def _refuse_others(self, name: str) -> None:
+        """Make sure that no other project, whose name makes the same collection's, is indexed in it."""
+        chosen = ours()
+        nameless = models.IsEmptyCondition(is_empty=models.PayloadField(key=PROJECT))  # stored before it was noted
+        others = models.Filter(must=[chosen], must_not=[matching(PROJECT, self.project), nameless])
+        found, _ = await self._client.scroll(name, scroll_filter=others, limit=1, with_payload=[PROJECT])
+        if found:
+            other = (found[0].payload or {})[PROJECT]
+            raise CollectionUnfit(
+                f"The projects {other!r} and {self.project!r} lead to one collection, {name!r}, and the former is "
+                "indexed in it; nothing was changed. Correct PROJECT_NAME, or set COLLECTION_NAME_OVERRIDE_<NAME>."
+            )
 
     async def _create(self, dimensions: int) -> str:
         name = self._naming.canonical(self.project)

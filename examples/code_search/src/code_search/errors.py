@@ -25,7 +25,7 @@ class NotIndexed(CodeSearchError):
 
 
 class CollectionUnfit(CodeSearchError):
-    """The project's collection holds other vectors than this model's; nothing was changed."""
+    """The project's collection holds other vectors than this model's, or another project; nothing was changed."""
 
 
 class RootUnfit(CodeSearchError):

@@ -304,11 +304,12 @@ class IncrementalRun:
                 await flush()
 
     async def _store(self, embedded: MemoryObjectReceiveStream[_Embedded]) -> None:
+        project = self._collection.project
         async for batch, vectors in embedded:
             points = models.Batch(
                 ids=[point_id for _, point_id in batch],
                 vectors=vectors,
-                payloads=[payload_of(file.chunks[point_id], file.version) for file, point_id in batch],
+                payloads=[payload_of(file.chunks[point_id], file.version, project) for file, point_id in batch],
             )
             await self._collection.call(partial(self._client.upsert, points=points))
             self._added += len(batch)

@@ -103,7 +103,9 @@ class IndexerService:
             points = models.Batch(
                 ids=[*ids[first : first + BATCH_CHUNKS]],
                 vectors=vectors.tolist(),
-                payloads=[payload_of(chunk, FileVersion(chunk.path, "", 0)) for chunk in batch],
+                payloads=[
+                    payload_of(chunk, FileVersion(chunk.path, "", 0), self._collection.project) for chunk in batch
+                ],
             )
             await self._collection.call(partial(self._client.upsert, points=points))
 

@@ -26,8 +26,8 @@ _NAMESPACE = uuid.UUID("0d2b3c0e-6a3f-4f0e-8b0e-5d1c8f4a9b27")
 # A single line, which is not cut, may be longer than any model or person reads.
 _CHARACTERS_MAX = 4_000
 
-PATH, WITHIN, LANGUAGE, VERSION = "path", "within", "language", "file_version"
-INDEXES = (PATH, WITHIN, LANGUAGE, VERSION)
+PATH, WITHIN, LANGUAGE, VERSION, PROJECT = "path", "within", "language", "file_version", "project"
+INDEXES = (PATH, WITHIN, LANGUAGE, VERSION, PROJECT)
 """The payload keys that are filtered by or counted; all are keywords."""
 
 PLACE = (LANGUAGE, "start_line", "end_line", VERSION)
@@ -95,10 +95,11 @@ def point_ids(project: str, model: str, chunks: Sequence[Chunk]) -> list[str]:
     return ids
 
 
-def payload_of(chunk: Chunk, version: FileVersion) -> dict[str, Any]:
+def payload_of(chunk: Chunk, version: FileVersion, project: str) -> dict[str, Any]:
     """What is stored with a chunk's vector."""
     parts = chunk.path.split("/")
     return {
+        PROJECT: project,
         PATH: chunk.path,
         # The file and every folder around it: a search within one of them is a match of one keyword.
         WITHIN: ["/".join(parts[: number + 1]) for number in range(len(parts))],
