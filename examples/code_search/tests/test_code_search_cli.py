@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,3 +111,23 @@ def test_watch_tells_each_run_until_it_is_stopped(
     code, out, err = run(capsys, "watch")
     assert (code, err) == (130, "Stopped.\n")
     assert out.startswith("6 chunks of 4 files")
+
+
+@pytest.mark.usefixtures("environment")
+def test_folder_that_is_not_there_cannot_be_followed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """It is said in one sentence, as for `index`."""
+    nowhere = tmp_path / "nowhere"
+    code, _, err = run(capsys, "watch", str(nowhere))
+    assert (code, err) == (1, f"There is no folder {str(nowhere)!r} to follow. Correct PROJECT_ROOT.\n")
+
+
+@pytest.mark.usefixtures("environment")
+def test_search_by_another_model_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vectors of another length find nothing; the error says which model to set."""
+    assert run(capsys, "index")[0] == 0
+    monkeypatch.setattr(cli, "load_embedder", lambda _: CountingEmbedder(dimensions=7))
+    code, out, err = run(capsys, "search", "anything")
+    assert (code, out) == (1, "")
+    assert "indexed with another model: its vectors have not 7 dimensions" in err

@@ -26,6 +26,7 @@ from qferry.server import QdrantServer
 
 LEGACY, CANONICAL = "project_shop_code", "project-shop"
 PATIENCE_S = 60.0
+TERMINATED = 143
 CODE_SEARCH, QFERRY = "code_search", "qferry"
 
 
@@ -148,6 +149,9 @@ def test_killed_containers_are_replaced_in_the_middle_of_a_migration(containers:
         containers.kill_at_work("verify", lambda: True)
         # The first indexer was killed without a goodbye: only a check of everything may clear that.
         assert run(QFERRY, "verify", LEGACY, "--repair", "--max-points-per-s", "0")["ok"]
+        # Refused if a process has vanished since; but one that is stopped, as containers are, says goodbye.
+        indexer.terminate()
+        assert indexer.wait(PATIENCE_S) == TERMINATED
         run(QFERRY, "switch", LEGACY, "--percent", "100")
         assert finds("where is my parcel") == "parcel.py"
         run(QFERRY, "finish", LEGACY, "--yes")

@@ -1,23 +1,27 @@
 """
 The `code-search` command: index, watch, search, status, serve.
 
-Data goes to stdout, everything else to stderr.  Exit codes: 0 done, 1 failed, 2 typed wrong, 130 stopped by Ctrl-C.
+Data goes to stdout, everything else to stderr.  Exit codes: 0 done, 1 failed, 2 typed wrong, 130 stopped by Ctrl-C,
+143 by SIGTERM.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar, cast
 
 import anyio
 import orjson
 import typer
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
@@ -32,7 +36,7 @@ from qferry.demo.embedding import Embedder, load_embedder
 from qferry.demo.errors import DemoError
 from qferry.errors import FerryError
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 T = TypeVar("T")
 _Parts: TypeAlias = tuple[AsyncFerryClient, ProjectCollection, Embedder]
@@ -142,6 +146,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int | None = app(given, prog_name="code-search", standalone_mode=False)
     except (CodeSearchError, DemoError, FerryError) as error:
         return _stopped(str(error), FAILED)
+    except asyncio.CancelledError:
+        return _stopped("Stopped.", TERMINATED)
+    except ResponseHandlingException as error:
+        return _stopped(f"Qdrant does not answer: {error}. Start it, or correct QDRANT_URL.", FAILED)
+    except UnexpectedResponse as error:
+        return _stopped(f"Qdrant refused this with status {error.status_code}. Look into its log.", FAILED)
     except typer.TyperException as error:
         return _stopped(f"{error.format_message()} `code-search --help` shows what fits.", USAGE)
     return _stopped("Stopped.", INTERRUPTED) if code == INTERRUPTED else code or DONE
@@ -155,9 +165,17 @@ def _root(given: Path | None, settings: Settings) -> Path:
 
 
 def _run(settings: Settings, work: Callable[[_Parts], Awaitable[T]]) -> T:
-    """Do a command's work with everything it needs, and close it afterwards."""
+    """
+    Do a command's work with everything it needs, and close it afterwards.
+
+    SIGTERM, with which containers are stopped, cancels it: a client that leaves without a goodbye makes a migration
+    suspect.  In a container this process is the first one, and nothing else would listen to the signal.
+    """
 
     async def run() -> T:
+        task = cast("asyncio.Task[T]", asyncio.current_task())
+        with contextlib.suppress(NotImplementedError):  # Windows
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         async with _parts(settings) as parts:
             return await work(parts)
 

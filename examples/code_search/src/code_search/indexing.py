@@ -10,11 +10,11 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 from qdrant_client import AsyncQdrantClient, models
-from watchfiles import awatch
+from watchfiles import Change, awatch
 
 from code_search.chunks import Chunk
 from code_search.collection import ProjectCollection
-from code_search.errors import NotIndexed
+from code_search.errors import NotIndexed, RootUnfit
 from code_search.incremental import BATCH_CHUNKS, IncrementalRun, IndexReport, Progress, complete, versions_in
 from code_search.points import VERSION, FileVersion, embedded_text, payload_of, point_ids
 from qferry.demo.embedding import Embedder
@@ -165,9 +165,25 @@ class IndexerService:
         Raises:
             RootUnfit: As for `index_project`.
         """
+        root = await to_thread.run_sync(_folder, root)
+
+        def followed(_: Change, path: str) -> bool:
+            # What is ignored is found out by the run; the project itself may well be below a folder called `.venv`.
+            return ".git" not in Path(path).parts[len(root.parts) :]
+
         first = True
         # The first, empty round tells that changes are being noted; one that comes during a run is in the next round.
-        async for changes in awatch(root, debounce=_SETTLED_MS, rust_timeout=_LOOK_EVERY_MS, yield_on_timeout=True):
+        watched = awatch(
+            root, watch_filter=followed, debounce=_SETTLED_MS, rust_timeout=_LOOK_EVERY_MS, yield_on_timeout=True
+        )
+        async for changes in watched:
             if first or changes:
                 first = False
                 yield await self.index_project(root)
+
+
+def _folder(root: Path) -> Path:
+    """The folder itself, as paths below it are told."""
+    if not root.is_dir():
+        raise RootUnfit(f"There is no folder {str(root)!r} to follow. Correct PROJECT_ROOT.")
+    return root.resolve()

@@ -9,9 +9,10 @@ from typing import Any
 
 from anyio import to_thread
 from qdrant_client import AsyncQdrantClient
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from code_search.collection import ProjectCollection
-from code_search.errors import QueryInvalid
+from code_search.errors import CollectionUnfit, QueryInvalid
 from code_search.languages import LANGUAGES
 from code_search.points import LANGUAGE, PATH, WITHIN, matching, ours
 from qferry.demo.embedding import Embedder
@@ -76,6 +77,7 @@ class CodeSearch:
         Raises:
             QueryInvalid: There is nothing to look for, or an argument is none of those described.
             NotIndexed: The project has no index.
+            CollectionUnfit: It was indexed with a model whose vectors have another length.
         """
         if not query.strip():
             raise QueryInvalid("The query is empty. Say in a few words what the code should do.")
@@ -89,15 +91,18 @@ class CodeSearch:
             conditions.append(matching(WITHIN, folder))
         vectors = await to_thread.run_sync(self._embedder.embed, [query])
         vector: list[float] = vectors[0].tolist()
-        found = await self._collection.call(
-            partial(
-                self._client.query_points,
-                query=vector,
-                query_filter=ours(*conditions),
-                limit=limit,
-                with_payload=_FIELDS,
-            )
+        ask = partial(
+            self._client.query_points, query=vector, query_filter=ours(*conditions), limit=limit, with_payload=_FIELDS
         )
+        try:
+            found = await self._collection.call(ask)
+        except UnexpectedResponse as error:
+            if b"dimension" not in error.content:
+                raise
+            raise CollectionUnfit(
+                f"The project was indexed with another model: its vectors have not {len(vector)} dimensions. "
+                "Set CODE_SEARCH_MODEL to that model, or PROJECT_NAME to a new name."
+            ) from error
         return [_hit(point.payload or {}, point.score) for point in found.points]
 
 
