@@ -57,11 +57,23 @@ def test_plan_finds_every_legacy_name_among_fifty_collections(qferry: Any, serve
 
 def test_a_change_that_needs_no_migration_is_said_to_be_one(qferry: Any, source: str, client: QdrantClient) -> None:
     """The call that is shown does it: the server takes it, and the collection is configured like that afterwards."""
-    told = qferry("plan", source, "--set", "hnsw_config.m=32", "--set", "on_disk_payload=true").stdout
+    settings = (
+        "hnsw_config.m=32",
+        "on_disk_payload=true",
+        "optimizers_config.indexing_threshold=12345",
+        'quantization_config={"scalar": {"type": "int8"}}',
+        "strict_mode_config.max_query_limit=5000",
+        "write_consistency_factor=2",
+    )
+    told = qferry("plan", source, *(word for setting in settings for word in ("--set", setting))).stdout
     method, path, body = re.search(r"^ *(PATCH) (\S+) (\{.+\})$", told, re.MULTILINE).groups()  # type: ignore[union-attr]
     assert client.http.client.request(type_=object, method=method, url=path, content=body)["result"] is True
     config = client.get_collection(source).config
     assert (config.hnsw_config.m, config.params.on_disk_payload) == (32, True)
+    assert (config.optimizer_config.indexing_threshold, config.params.write_consistency_factor) == (12345, 2)
+    assert config.quantization_config is not None
+    assert config.strict_mode_config is not None
+    assert config.strict_mode_config.max_query_limit == 5000
     in_place = qferry("plan", source, "--set", "hnsw_config.m=32", "--json").json["in_place"]
     assert in_place == {"hnsw_config": {"m": 32}}
     for settings in ((), ("--set", "shard_number=2"), ("--set", "shard_number=2", "--set", "hnsw_config.m=32")):

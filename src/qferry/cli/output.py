@@ -103,7 +103,7 @@ def write_answer(answer: Answer, *, as_json: bool) -> int:
     if as_json:
         _write_json({"ok": answer.ok, **answer.data})
     else:
-        stdout().print(answer.picture)
+        stdout().print(answer.picture, crop=False)
     return DONE if answer.ok else FAILED
 
 

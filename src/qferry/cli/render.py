@@ -6,7 +6,6 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
 import orjson
 from rich.console import Group, RenderableType
@@ -16,6 +15,7 @@ from rich.text import Text
 from qferry.cli.run import Ran
 from qferry.cli.shapes import ALL_READS, next_step, writer_data
 from qferry.commands import Done, Examination, HistoryLine, Started, Status, Survey, Throttled
+from qferry.control.wire import collection_path
 from qferry.flows.verify import Verification
 from qferry.planning import Plan
 from qferry.protocol.phases import TARGET_IS_TRUTH, Phase, Side
@@ -92,9 +92,9 @@ def plan(found: Plan) -> RenderableType:
     parts: list[RenderableType] = [alias] if found.asked_for != found.source else []
     parts.append(_facts(facts))
     if found.in_place is not None:
-        call = f"PATCH /collections/{quote(found.source, safe='')} {orjson.dumps(found.in_place).decode()}"
+        call = f"PATCH {collection_path(found.source)} {orjson.dumps(found.in_place).decode()}"
         unless = "Unless it is to have another name, this needs no migration; the server changes it in place:"
-        parts += [Text(unless, style="yellow"), Text(f"  {call}", style="cyan")]
+        parts += [Text(unless, style="yellow"), Text(f"  {call}", style="cyan", no_wrap=True, overflow="ignore")]
     return Group(*parts, Text("Nothing was changed. The steps:", style="dim"), steps)
 
 
