@@ -463,10 +463,14 @@ def cleanup(
 def status(connection: Connection, source: str | None = None) -> tuple[Status, ...]:
     """Where migrations stand: all of them, or the one of `source`. Changes nothing."""
     with connection.driver() as driver:
-        driver.run(planning.server_version(HOME))
-        found = driver.run(records.migrations())
-        chosen = found if source is None else [lifecycle.one_of(found, source)]
-        return tuple(driver.run(_status_of(m)) for m in chosen)
+        return tuple(driver.run(_status_of(m)) for m in _chosen(driver, source))
+
+
+def _chosen(driver: BlockingDriver, source: str | None) -> list[Migration]:
+    """All migrations on the server, or the one of `source`."""
+    driver.run(planning.server_version(HOME))
+    found = driver.run(records.migrations())
+    return found if source is None else [lifecycle.one_of(found, source)]
 
 
 def _status_of(m: Migration) -> Flow[Status]:
@@ -522,9 +526,7 @@ def doctor(connection: Connection, source: str | None = None, *, report: Reporte
     Listens for up to ten seconds while a process makes no sign of life.
     """
     with connection.driver(report) as driver:
-        driver.run(planning.server_version(HOME))
-        found = driver.run(records.migrations())
-        chosen = found if source is None else [lifecycle.one_of(found, source)]
+        chosen = _chosen(driver, source)
         findings = driver.run(diagnosis.examine([m.id for m in chosen]))
         return Examination(len(chosen), tuple(findings))
 

@@ -19,7 +19,7 @@ from qferry.errors import FerryError, Rejected, RemoteFailure, Unreachable
 from qferry.flows.coordinator import LANDING_S, PATIENCE_S, POLL_S, Coordinator
 from qferry.flows.effects import Effect, Flow, NewId, Now, Outcome, Report, Request, Sleep, Together
 from qferry.protocol.phases import Phase
-from qferry.protocol.records import CONTROL_COLLECTION, Migration
+from qferry.protocol.records import Migration
 
 T = TypeVar("T")
 # The target is asked at least this often, also while the flow sleeps.
@@ -183,7 +183,7 @@ class _Nodes:
         synchronize is logged, not answered); tests/clients/test_cluster_target.py shows it with a stopped node.
         """
         m = self._migration
-        prefix = f"{CONTROL_COLLECTION}_{m.id[:8]}_probe_"
+        prefix = f"{m.prefix}probe_"
         listed = yield wire.collections(m.target_url)
         for left_over in [c["name"] for c in listed["collections"] if c["name"].startswith(prefix)]:
             yield wire.delete_collection(m.target_url, left_over)

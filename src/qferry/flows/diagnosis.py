@@ -374,7 +374,9 @@ class _Case:
         for name in dict.fromkeys(perhaps):
             if name in kept:
                 what = f"This snapshot of `{m.source}` may be left of an interrupted backfill, or a backup: {name}."
-                self._note("leftover", what, f"If it is nobody's: `DELETE {_path(m.source)}/snapshots/{name}`.")
+                self._note(
+                    "leftover", what, f"If it is nobody's: `DELETE {wire.collection_path(m.source)}/snapshots/{name}`."
+                )
 
     def _leftovers(self) -> Flow[None]:
         """What a migration that is over should have taken with it; no command will look for it again."""
@@ -385,10 +387,10 @@ class _Case:
                 self._problem(
                     "leftover",
                     f"The collection `{name}` on {where} is left of a migration that is {m.phase.value}.",
-                    f"Nobody uses it: `DELETE {_path(name)}`.",
+                    f"Nobody uses it: `DELETE {wire.collection_path(name)}`.",
                 )
             listed = yield wire.aliases(server)
-            for name in sorted(a["alias_name"] for a in listed["aliases"] if a["alias_name"].startswith(_prefix(m))):
+            for name in sorted(a["alias_name"] for a in listed["aliases"] if a["alias_name"].startswith(m.prefix)):
                 self._problem(
                     "leftover",
                     f"The alias `{name}` on {where} is left of a migration that is {m.phase.value}.",
@@ -397,14 +399,6 @@ class _Case:
                 )
 
 
-def _prefix(m: Migration) -> str:
-    return f"{CONTROL_COLLECTION}_{m.id[:8]}_"
-
-
-def _path(collection: str) -> str:
-    return wire.collection_path(collection)
-
-
 def _own_collections(m: Migration, server: str) -> Flow[list[str]]:
     names = [c["name"] for c in (yield wire.collections(server))["collections"]]
-    return sorted(name for name in names if name.startswith(_prefix(m)) or name == m.journal_collection)
+    return sorted(name for name in names if name.startswith(m.prefix) or name == m.journal_collection)

@@ -110,6 +110,11 @@ class Migration:
         """The durable journal, next to the source."""
         return f"{CONTROL_COLLECTION}_journal_{self.id[:8]}"
 
+    @property
+    def prefix(self) -> str:
+        """What the name of every alias begins with that this migration makes, and of all but one of its collections."""
+        return f"{CONTROL_COLLECTION}_{self.id[:8]}_"
+
     def collection(self, side: Side) -> str:
         """The collection's real name on `side`."""
         return self.source if side is Side.SOURCE else self.target
@@ -124,17 +129,17 @@ class Migration:
 
         The server drops an alias together with its collection, so one that was deleted and made anew is not marked.
         """
-        return f"{CONTROL_COLLECTION}_{self.id[:8]}_{side.value}"
+        return f"{self.prefix}{side.value}"
 
     @property
     def mend_prefix(self) -> str:
         """What every alias for mending begins with."""
-        return f"{CONTROL_COLLECTION}_{self.id[:8]}_mend_"
+        return f"{self.prefix}mend_"
 
     @property
     def fence_prefix(self) -> str:
         """What every fence alias of this migration begins with."""
-        return f"{CONTROL_COLLECTION}_{self.id[:8]}_fence_"
+        return f"{self.prefix}fence_"
 
     def fence(self, token: str) -> str:
         """The alias through which the coordinator holding `token` writes to the target."""
