@@ -286,6 +286,7 @@ class QdrantServer:
     def pause(self) -> None:
         """Freeze the server: connections stay open and nothing answers, as with a stalled machine."""
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # its last thread may lag behind
 
     def resume(self) -> None:
         """Let a paused server go on."""
