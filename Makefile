@@ -56,7 +56,7 @@ LOCK := $(BIN)/uv --no-config pip compile --quiet --upgrade --universal --python
 	--custom-compile-command "make lock"
 
 lock: $(READY) ## resolve requirements/*.txt anew
-	$(LOCK) pyproject.toml $(EXAMPLE)/pyproject.toml --extra demo --extra dask --extra mcp --group dev \
+	$(LOCK) pyproject.toml $(EXAMPLE)/pyproject.toml --extra demo --extra dask --extra mcp --extra metrics --extra ui --group dev \
 		--no-emit-package qferry --output-file requirements/dev.txt
 	$(LOCK) --no-deps requirements/tokenizer.in --output-file requirements/tokenizer.txt
 
