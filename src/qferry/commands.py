@@ -21,7 +21,7 @@ from qferry.connection import Connection, Reporter
 from qferry.control import records, wire
 from qferry.drivers.blocking import BlockingDriver
 from qferry.drivers.workers import Crew
-from qferry.errors import FerryError, Misuse, Refused, Rejected
+from qferry.errors import FerryError, InvalidName, Misuse, Refused, Rejected
 from qferry.flows import configuration, diagnosis, lifecycle
 from qferry.flows.cluster import on_cluster
 from qferry.flows.coordinator import Coordinator, claim
@@ -33,6 +33,7 @@ from qferry.flows.settle import drain_well
 from qferry.flows.verify import Verification
 from qferry.flows.verify import verify as verify_flow
 from qferry.naming import CollectionNaming, Proposal
+from qferry.protocol.checklist import PROOFS, Metric, Seen, checklist
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, out_of_order
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Strategy, WritePolicy, Writer
 from qferry.protocol.throttle import Limits
@@ -95,6 +96,7 @@ class Status:
     source_points: int | None
     target_points: int | None
     target_status: str | None
+    checklist: tuple[Metric, ...]
 
 
 @dataclass(frozen=True)
@@ -460,10 +462,17 @@ def cleanup(
     return _done(migration, f"`{migration.source}` is deleted{kept}")
 
 
-def status(connection: Connection, source: str | None = None) -> tuple[Status, ...]:
-    """Where migrations stand: all of them, or the one of `source`. Changes nothing."""
+def status(
+    connection: Connection, source: str | None = None, *, naming: CollectionNaming | None = None
+) -> tuple[Status, ...]:
+    """
+    Where migrations stand: all of them, or the one of `source`. Changes nothing.
+
+    `naming`, by default that of ADR-0039, says whether a target has a name to keep.
+    """
+    rules = naming or CollectionNaming()
     with connection.driver() as driver:
-        return tuple(driver.run(_status_of(m)) for m in _chosen(driver, source))
+        return tuple(driver.run(_status_of(m, rules)) for m in _chosen(driver, source))
 
 
 def _chosen(driver: BlockingDriver, source: str | None) -> list[Migration]:
@@ -473,14 +482,23 @@ def _chosen(driver: BlockingDriver, source: str | None) -> list[Migration]:
     return found if source is None else [lifecycle.one_of(found, source)]
 
 
-def _status_of(m: Migration) -> Flow[Status]:
+def _status_of(m: Migration, naming: CollectionNaming) -> Flow[Status]:
     writers = yield from records.writers()
     debt = yield from _count_or_none(HOME, m.journal_collection)
     ours = yield from _count_or_none(HOME, m.source)
     theirs = yield from _count_or_none(m.target_url, m.target, replaced=m.phase is Phase.CAPTURING)
     state = (yield wire.info(m.target_url, m.target))["status"] if theirs is not None else None
     concerned = tuple(w for w in writers if m.id in w.seen) if m.phase not in ENDED else ()
-    return Status(m, concerned, debt or 0, ours, theirs, state)
+    proofs = yield from records.events(m.id, PROOFS)
+    metrics = checklist(m, Seen(concerned, ours, theirs, proofs, _is_old(naming, m.target)))
+    return Status(m, concerned, debt or 0, ours, theirs, state, metrics)
+
+
+def _is_old(naming: CollectionNaming, target: str) -> bool:
+    """Whether the target's name is itself one that the naming would replace."""
+    with contextlib.suppress(InvalidName):  # of a project that can have no canonical name
+        return naming.needs_migration(target)
+    return False
 
 
 def _count_or_none(server: str, collection: str, *, replaced: bool = False) -> Flow[int | None]:

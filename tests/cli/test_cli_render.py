@@ -67,7 +67,9 @@ def test_status_shows_both_sides_writers_and_suspicions() -> None:
         )
     )
     fields = {"read_percent": 10, "epoch": 4, "suspicions": ("web pid 9 vanished",), "claim_by": "ops pid 5"}
-    found = Status(migration(Phase.SWITCHED, target_url="http://other:6333", **fields), writers, 12, 1000, None, None)
+    found = Status(
+        migration(Phase.SWITCHED, target_url="http://other:6333", **fields), writers, 12, 1000, None, None, ()
+    )
     text = printed(render.statuses([found, found]))
     for part in (
         "[red] → new   epoch 4",

@@ -58,6 +58,7 @@ def test_dual_write_sends_the_same_to_both_and_waits() -> None:
     play, found = Play(sides()), session()
     result = play.run(write(found, "upsert", "a", {**UPSERT, "wait": False, "timeout": 7}))
     assert play.told == ["batch_update_points a", "batch_update_points b"]
+    assert found.record(0).failed == {}
     first, second = (effect.kwargs for effect in play.sent if isinstance(effect, Call))
     assert first == second
     assert first["wait"] is True
@@ -95,6 +96,7 @@ def test_write_that_the_target_misses_fails_under_policy_both(failure: Exception
     assert raised.value.__cause__ is failure
     assert raised.value.point_ids == [1]
     assert held(found) == {1}
+    assert found.record(0).failed == {MIGRATION.id: 1}
 
 
 def test_write_that_the_target_misses_succeeds_under_policy_source_first_once_it_is_durable() -> None:
@@ -105,6 +107,7 @@ def test_write_that_the_target_misses_succeeds_under_policy_source_first_once_it
     journal = play.sent[-1]
     assert isinstance(journal, Request)
     assert [p["id"] for p in journal.body["points"]] == [1]
+    assert found.record(0).failed == {MIGRATION.id: 1}
 
 
 def test_write_that_cannot_be_made_durable_fails_under_policy_source_first() -> None:

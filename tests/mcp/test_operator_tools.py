@@ -130,7 +130,7 @@ def test_answer_of_status_is_that_of_the_command_line() -> None:
     m = Migration("m", "a", "b", ("a", "b"), phase=Phase.COPIED)
     writer = shapes.writer_data(m, commands.Writer("w", "host", 1, "now", 1, {}, {}, {}))
     assert WriterAnswer.__annotations__.keys() == writer.keys()
-    status = shapes.status_data(commands.Status(m, (), 0, None, None, None))
+    status = shapes.status_data(commands.Status(m, (), 0, None, None, None, ()))
     assert MigrationAnswer.__annotations__.keys() == status.keys()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -257,13 +258,14 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh once a second until Ctrl-C.")] = False,
 ) -> Answer:
     """Show where migrations stand and what to do next. Changes nothing."""
+    look = partial(commands.status, context.connection, source, naming=context.naming)
     if not watch:
-        found = commands.status(context.connection, source)
+        found = look()
         return Answer({"migrations": [shapes.status_data(one) for one in found]}, render.statuses(found))
     screen = output.stdout()
     if context.as_json or not screen.is_terminal:
         raise usage("--watch draws on a terminal, and there is none or --json was given.", "Run it without --watch.")
-    return Answer({}, watched(screen, lambda: render.statuses(commands.status(context.connection, source))))
+    return Answer({}, watched(screen, lambda: render.statuses(look())))
 
 
 @app.command()

@@ -18,6 +18,7 @@ from qferry.commands import Done, Examination, HistoryLine, Started, Status, Sur
 from qferry.control.wire import collection_path
 from qferry.flows.verify import Verification
 from qferry.planning import Plan
+from qferry.protocol.checklist import Metric, State
 from qferry.protocol.phases import TARGET_IS_TRUTH, Phase, Side
 from qferry.protocol.records import Migration, Strategy
 from qferry.protocol.throttle import Limits
@@ -36,6 +37,12 @@ _PRESENT: dict[Phase, int] = {
     Phase.CLEANED: 6,
 }
 _VERIFIED = 3
+_STATES = {
+    State.PROVEN: Text("✓", style="green"),
+    State.MISSING: Text("○", style="yellow"),
+    State.FAILED: Text("✗", style="bold red"),
+    State.LATER: Text("·"),
+}
 _NO_MIGRATION = "No migration is recorded on this server. `qferry plan` finds collections with legacy names."
 
 
@@ -200,8 +207,21 @@ def status(found: Status) -> RenderableType:
         parts.append(_writers(found))
     parts.append(_facts({"journal": f"{found.debt:,} points to check", "evidence": _evidence(m), **_coordinator(m)}))
     parts += [Text(f"Suspect: {reason}", style="red") for reason in m.suspicions]
+    if found.checklist:
+        parts.append(_checklist(found.checklist))
     parts.append(Text.assemble(("Next: ", "dim"), (next_step(m), "cyan")))
     return Group(*parts)
+
+
+def _checklist(metrics: Sequence[Metric]) -> Table:
+    """The document's success metrics, each with its proof."""
+    table = _table("", "phase", "success metric", "proof", "when")
+    for n, metric in enumerate(metrics):
+        phase = metric.phase if n == 0 or metrics[n - 1].phase != metric.phase else ""
+        style = "dim" if metric.state is State.LATER else None
+        when = "" if metric.state is State.LATER else metric.at or "now"
+        _row(table, _STATES[metric.state], phase, metric.name, metric.proof, when, style=style)
+    return table
 
 
 def phases(m: Migration) -> Text:

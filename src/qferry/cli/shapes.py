@@ -43,6 +43,7 @@ def status_data(status: Status) -> dict[str, Any]:
         "created_at": m.created_at,
         "finished_at": m.finished_at,
         "cleanup_after": m.cleanup_after,
+        "checklist": [dataclasses.asdict(metric) for metric in status.checklist],
         "next": next_step(m),
     }
 
@@ -59,6 +60,7 @@ def writer_data(m: Migration, writer: Writer) -> dict[str, Any]:
         "debt": writer.debts.get(m.id, 0),
         "busy_s": writer.busy_s,
         "p99_ms": writer.p99_ms,
+        "failed": writer.failed.get(m.id, 0),
         "suspect": m.id in writer.suspects,
         "pins": writer.pins.describe(),
     }

@@ -8,7 +8,7 @@ Nothing here deletes a migration's record: after cleanup it is what leads the ol
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qferry.control import wire
@@ -35,11 +35,23 @@ def migrations_page(offset: str | None = None) -> Request:
 
 def all_of(kind_name: str) -> Flow[list[dict[str, Any]]]:
     """Every record of a kind, as payloads; empty when there is no control collection."""
+    return (yield from _matching(kind(kind_name)))
+
+
+def events(migration_id: str, what: Sequence[str]) -> Flow[list[dict[str, Any]]]:
+    """The lines of a migration's history that say one of `what`, as payloads, oldest first."""
+    of_it = {"key": "migration", "match": {"value": migration_id}}
+    says = {"key": "what", "match": {"any": list(what)}}
+    found = yield from _matching({"must": [*kind("event")["must"], of_it, says]})
+    return sorted(found, key=lambda event: (event["epoch"], event["at"]))
+
+
+def _matching(condition: Json) -> Flow[list[dict[str, Any]]]:
     found: list[dict[str, Any]] = []
     offset = None
     while True:
         try:
-            page = yield wire.scroll(HOME, CONTROL_COLLECTION, filter=kind(kind_name), offset=offset, limit=_PAGE)
+            page = yield wire.scroll(HOME, CONTROL_COLLECTION, filter=condition, offset=offset, limit=_PAGE)
         except Rejected as error:
             if error.missing:
                 return []

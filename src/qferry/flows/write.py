@@ -94,11 +94,10 @@ def write(session: Session, method: str, collection: str, arguments: Mapping[str
         try:
             return (yield from routed(session, collection, attempt, repeatable=lambda: may_repeat, timed=True))
         except TargetWriteFailed as error:
-            if not isinstance(error.__cause__, Lacking):
-                raise
             now: float = yield Now()
             gave_up_at = gave_up_at or now + LACKING_PATIENCE_S
-            if now > gave_up_at:
+            if not isinstance(error.__cause__, Lacking) or now > gave_up_at:
+                session.note_failed(session.live_migration_of(collection))
                 raise
             # `finish` has closed the door, and waits for this very call; or `verify` has put up another one.  The call
             # ends, for them, and begins again on the routing of now.
@@ -359,6 +358,7 @@ def _judge_other(
         return None
     m = route.migration
     if not route.must_reach_both:
+        session.note_failed(m)
         yield from flush(session, m, session.journal(m))  # durable before the caller hears of success
         return None
     truth, other = route.truth, route.truth.other

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 from qferry.commands import HistoryLine
 from qferry.flows.diagnosis import Finding
 from qferry.flows.verify import Check
+from qferry.protocol.checklist import Metric
 from qferry.protocol.throttle import Limits
 
 
@@ -23,6 +24,7 @@ class WriterAnswer(TypedDict):
     debt: int
     busy_s: float
     p99_ms: float | None
+    failed: int
     suspect: bool
     pins: str
 
@@ -56,6 +58,7 @@ class MigrationAnswer(TypedDict):
     created_at: str
     finished_at: str | None
     cleanup_after: str | None
+    checklist: list[Metric]
     next: str
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any, TypeAlias, cast
 
 import orjson
@@ -112,7 +113,7 @@ async def plan(
 
 async def status(ctx: Ctx, source: Source = None) -> StatusAnswer:
     """Show where all migrations stand, or one, and which tool comes next (`next`)."""
-    found = await run(ctx, commands.status, source)
+    found = await run(ctx, partial(commands.status, naming=operator(ctx).naming), source)
     return cast("StatusAnswer", {"migrations": [shapes.status_data(one) for one in found]})
 
 

@@ -61,6 +61,7 @@ class Migration:
     epoch: int = 1
     read_percent: int = 0
     reads_held: bool = False  # readers see the source meanwhile, because points of the target are being repaired
+    stepped_back: str = ""  # why readers went back to the source by themselves; empty: they did not
     policy: WritePolicy = WritePolicy.BOTH
     strategy: Strategy = Strategy.STREAM
     archive: Mapping[str, Any] = field(default_factory=dict)  # what is known of the snapshot; empty: there is none
@@ -75,6 +76,7 @@ class Migration:
     verified: Mapping[str, Any] | None = (
         None  # evidence of the last clean full check; None: not, or no longer, verified
     )
+    parity: Mapping[str, Any] | None = None  # evidence of the last comparison of searches
     mend: str = ""  # the alias through which writers bring a point that the target lacks, while readers see the target
     suspicions: tuple[str, ...] = ()  # reasons why only a full check may be trusted
     finished_at: str | None = None
@@ -208,6 +210,7 @@ class Writer:
     calls: int = 0
     busy_s: float = 0.0  # how long the oldest call that holds up an acknowledgement has been running
     p99_ms: float | None = None  # what its slowest calls since the last beat took; None: none was made, or timed
+    failed: Mapping[str, int] = field(default_factory=dict)  # migration id -> writes that failed on one side
     format: int = FORMAT
 
     def describe(self) -> str:

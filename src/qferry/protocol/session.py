@@ -137,6 +137,7 @@ class Session:
     retired: list[View] = field(default_factory=list)
     journals: dict[str, Journal] = field(default_factory=dict)
     suspects: dict[str, int] = field(default_factory=dict)  # migration id -> how often it could not account for a write
+    failed: dict[str, int] = field(default_factory=dict)  # migration id -> writes that failed on one side alone
     occurrences: int = 0
     beat: int = 0
     flushes: int = 0
@@ -238,6 +239,11 @@ class Session:
         self.occurrences += 1
         self.suspects[migration_id] = self.occurrences
 
+    def note_failed(self, migration: Migration | None) -> None:
+        """A dual write has failed on one side, or could not be sent to both; its points are in the journal."""
+        if migration is not None:
+            self.failed[migration.id] = self.failed.get(migration.id, 0) + 1
+
     def suspicion(self, migration_id: str) -> str:
         """How the present suspicion of a migration is named in its record."""
         return suspicion_name(self.writer_id, self.suspects.get(migration_id, 0))
@@ -290,6 +296,7 @@ class Session:
             acked=dict(self.acked),
             debts={i: j.debt for i, j in self.journals.items()},
             suspects=dict(self.suspects),
+            failed=dict(self.failed),
             pins=self.pins,
             calls=self.calls,
             busy_s=round(now - min(waiting), 1) if waiting else 0.0,
