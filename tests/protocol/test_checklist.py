@@ -11,6 +11,7 @@ from qferry.protocol.checklist import (
     DELETED,
     DUAL_BEGAN,
     PROOFS,
+    SEALED,
     VERIFIED,
     Metric,
     Seen,
@@ -27,6 +28,7 @@ EVENTS = [
     {"what": COPIED, "at": "2", "details": {}},
     {"what": VERIFIED, "at": "3", "details": {"exact counts": "7 on both sides", "every point": "none differ"}},
     {"what": ALL_SWITCHED, "at": "4", "details": {}},
+    {"what": SEALED, "at": "6", "details": {"writers": 2, "failed": 0}},
     {"what": DELETED, "at": "5", "details": {"snapshot": {"name": "s.snapshot"}}},
 ]
 SEEN = Seen((WRITER,), 7, 7, EVENTS, old_name=False)
@@ -66,7 +68,7 @@ def test_everything_is_proven_before_finish_but_the_last_phase() -> None:
 def test_everything_is_proven_in_the_end() -> None:
     """Nobody is connected for its sake any more."""
     cleaned = MIGRATION.with_changes({"phase": Phase.CLEANED})
-    metrics = checklist(cleaned, dataclasses.replace(SEEN, source_points=None))
+    metrics = checklist(cleaned, dataclasses.replace(SEEN, writers=(), source_points=None))
     assert [metric.state for metric in metrics] == [State.PROVEN] * 12
     assert "s.snapshot" in metrics[9].proof
 
@@ -82,7 +84,7 @@ def test_without_any_record_nothing_that_needs_one_is_proven(phase: Phase) -> No
     """Neither the phase nor the absence of complaints stands in for evidence."""
     bare = MIGRATION.with_changes({"phase": phase, "verified": None, "parity": None, "read_percent": 0})
     found = {m.name: m.state for m in checklist(bare, Seen((), None, None, [], old_name=False))}
-    needs = ("100 %", "Point counts", "Sample searches", "Search functionality", "New collection", "Legacy")
+    needs = ("100 %", "Point", "Sample", "Search", "New collection", "Legacy", "No errors", "Zero")
     assert not [name for name, state in found.items() if name.startswith(needs) and state is State.PROVEN]
 
 
@@ -91,7 +93,7 @@ def test_without_any_record_nothing_that_needs_one_is_proven(phase: Phase) -> No
     [
         ("Dual writes", {}, {"pins": Pins(dual_write=False)}, State.FAILED, "ENABLE_DUAL_WRITE=false"),
         ("Dual writes", {}, {"acked": {"m": 8}}, State.MISSING, "not acknowledged epoch 9"),
-        ("Dual writes", {"phase": Phase.CAPTURING}, {}, State.LATER, "capturing"),
+        ("Dual writes", {"phase": Phase.CAPTURING}, {}, State.LATER, ""),
         ("No errors", {}, {"failed": {"m": 3}}, State.FAILED, "3 write(s)"),
         ("No errors", {"suspicions": ("a writer vanished",)}, {}, State.FAILED, "a writer vanished"),
         ("100 %", {"phase": Phase.COPYING, "copied_points": 3, "expected_points": 7}, {}, State.MISSING, "3 of 7"),
@@ -128,6 +130,6 @@ def test_a_target_that_is_gone_or_has_a_legacy_name_fails() -> None:
 def test_the_lines_that_prove_something_are_written_like_that(pytestconfig: pytest.Config) -> None:
     """A line of history that is worded anew must not silently prove nothing."""
     flows = "".join(path.read_text() for path in (pytestconfig.rootpath / "src/qferry/flows").glob("*.py"))
-    worded = {ALL_SWITCHED: 'f"reads {percent} % on the target"'}
+    worded = {ALL_SWITCHED: 'f"reads {percent} % on the target"', SEALED: "Event.SEALED, SEALED"}
     for proof in PROOFS:
         assert worded.get(proof, f'"{proof}"') in flows

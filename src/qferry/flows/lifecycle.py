@@ -16,6 +16,7 @@ from qferry.flows import configuration, restore
 from qferry.flows.coordinator import Coordinator, carries_marker
 from qferry.flows.effects import Flow, Json, NewId, Now, Report, Sleep, Today
 from qferry.flows.settle import CYCLES_MAX, cycle, drain_well, never_clean, show_target
+from qferry.protocol.checklist import SEALED
 from qferry.protocol.phases import ENDED, Event, Phase, Side, out_of_order
 from qferry.protocol.records import (
     CONTROL_COLLECTION,
@@ -397,7 +398,8 @@ def _seal(co: Coordinator, cleanup_after: str) -> Flow[None]:
         )
     yield from co.fenced()
     yield from require_evidence(co)
-    for writer in (yield from records.writers()):
+    writers = yield from records.writers()
+    for writer in writers:
         if writer.pins.new_reads is False:
             raise Refused(
                 f"{writer.describe()} is kept on the source by ENABLE_NEW_READS=false.",
@@ -413,7 +415,10 @@ def _seal(co: Coordinator, cleanup_after: str) -> Flow[None]:
         with suppress(FerryError):  # what went wrong first is what the operator must hear of
             yield from co.keep_mending()
         raise
-    yield from co.move(Event.SEALED, "point of no return: the target is truth", {"cleanup_after": cleanup_after})
+    concerned = [w for w in writers if m.id in w.seen]
+    failed = sum(w.failed.get(m.id, 0) for w in concerned)
+    changes = {"cleanup_after": cleanup_after}
+    yield from co.move(Event.SEALED, SEALED, changes, writers=len(concerned), failed=failed)
 
 
 def _clean_cycle(co: Coordinator) -> Flow[None]:

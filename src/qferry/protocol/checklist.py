@@ -8,11 +8,11 @@ recorded or is read now; what nobody has looked at is `missing`, not assumed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from qferry.protocol.phases import TARGET_IS_TRUTH, Phase, Routing
+from qferry.protocol.phases import TARGET_IS_TRUTH, Phase, Routing, Side
 from qferry.protocol.records import Migration, Writer
 
 ALL_READS = 100
@@ -21,8 +21,9 @@ DUAL_BEGAN = "all writers write to both"
 COPIED, RESTORED = "copied", "restored from a snapshot"
 VERIFIED = "verified"
 ALL_SWITCHED = f"reads {ALL_READS} % on the target"
+SEALED = "point of no return: the target is truth"
 DELETED = "source deleted"
-PROOFS = (DUAL_BEGAN, COPIED, RESTORED, VERIFIED, ALL_SWITCHED, DELETED)
+PROOFS = (DUAL_BEGAN, COPIED, RESTORED, VERIFIED, ALL_SWITCHED, SEALED, DELETED)
 
 _BEFORE_DUAL = frozenset({Phase.PREPARING, Phase.ANNOUNCED, Phase.CAPTURING, Phase.STARTING})
 _GIVEN_UP = frozenset({Phase.ABORTING, Phase.ABORTED})
@@ -46,14 +47,14 @@ class Metric:
         phase: Which of the document's four phases it belongs to.
         name: What is to be true.
         state: Whether it is.
-        proof: What says so, or what is missing.
+        proof: What says so, or what is missing; empty while its phase has not come.
         at: When that was recorded, as ISO 8601 in UTC; empty for what was read just now.
     """
 
     phase: int
     name: str
     state: State
-    proof: str
+    proof: str = ""
     at: str = ""
 
 
@@ -95,26 +96,25 @@ def _dual_writes(m: Migration, seen: Seen) -> Iterator[Metric]:
     kept = [w for w in seen.writers if w.pins.dual_write is False]
     behind = [w for w in seen.writers if w.acked.get(m.id, 0) < m.epoch]
     if m.phase in _BEFORE_DUAL:
-        yield Metric(1, name, State.LATER, f"the migration is {m.phase.value}")
+        yield Metric(1, name, State.LATER)
     elif m.routing is Routing.TARGET_ONLY:
         yield Metric(1, name, State.PROVEN, "they were, until every application had moved to the target", began)
     elif kept:
         yield Metric(1, name, State.FAILED, f"{kept[0].describe()} is kept from it by ENABLE_DUAL_WRITE=false")
     elif behind:
         yield Metric(1, name, State.MISSING, f"{_processes(behind)} not acknowledged epoch {m.epoch} yet")
+    elif not seen.writers:
+        yield Metric(1, name, State.PROVEN, "no process is connected; whoever connects begins with them", began)
     else:
         yield Metric(1, name, State.PROVEN, f"acknowledged by all {len(seen.writers)} process(es)", began)
 
     name = "No errors in dual-write operations"
-    failed = sum(w.failed.get(m.id, 0) for w in seen.writers)
     if m.phase in _BEFORE_DUAL:
-        yield Metric(1, name, State.LATER, f"the migration is {m.phase.value}")
-    elif failed:
-        yield Metric(1, name, State.FAILED, f"{failed:,} write(s) have failed on one side; their points are journalled")
+        yield Metric(1, name, State.LATER)
     elif m.suspicions:
         yield Metric(1, name, State.FAILED, m.suspicions[0])
     else:
-        yield Metric(1, name, State.PROVEN, f"none reported by {len(seen.writers)} process(es), and no suspicion")
+        yield _unharmed(m, seen, 1, name)
 
     name = "New collection created alongside the old one"
     if seen.target_points is not None:
@@ -122,9 +122,24 @@ def _dual_writes(m: Migration, seen: Seen) -> Iterator[Metric]:
         beside = beside if seen.source_points is not None else f"`{m.target}` exists, `{m.source}` is gone"
         yield Metric(1, name, State.PROVEN, beside)
     elif m.phase in _BEFORE_DUAL:
-        yield Metric(1, name, State.LATER, f"the migration is {m.phase.value}")
+        yield Metric(1, name, State.LATER)
     else:
         yield Metric(1, name, State.FAILED, f"`{m.target}` is gone")
+
+
+def _unharmed(m: Migration, seen: Seen, phase: int, name: str) -> Metric:
+    """Whether a write has failed on one side: as the processes say now, or said when the target became truth."""
+    sealed = seen.last(SEALED) if m.truth is Side.TARGET else None
+    writers = len(seen.writers) if sealed is None else sealed["details"]["writers"]
+    failed = sum(w.failed.get(m.id, 0) for w in seen.writers) if sealed is None else sealed["details"]["failed"]
+    at = sealed["at"] if sealed is not None else ""
+    if failed:
+        return Metric(
+            phase, name, State.FAILED, f"{failed:,} write(s) have failed on one side; their points were journalled", at
+        )
+    if not writers:
+        return Metric(phase, name, State.MISSING, "no process is connected that could tell", at)
+    return Metric(phase, name, State.PROVEN, f"{writers} process(es) report no write that failed on one side", at)
 
 
 def _processes(writers: Sequence[Writer]) -> str:
@@ -137,7 +152,7 @@ def _data(m: Migration, seen: Seen) -> Iterator[Metric]:
     copied = seen.last(COPIED, RESTORED)
     verified = m.verified or {}
     if m.phase in _BEFORE_DUAL:
-        yield Metric(2, name, State.LATER, f"the migration is {m.phase.value}")
+        yield Metric(2, name, State.LATER)
     elif m.phase is Phase.COPYING or copied is None:
         yield Metric(2, name, State.MISSING, f"{m.copied_points:,} of {m.expected_points:,} points copied")
     else:
@@ -146,7 +161,7 @@ def _data(m: Migration, seen: Seen) -> Iterator[Metric]:
     name = "Point counts match between old and new"
     checked = seen.last(VERIFIED)
     if m.phase in _BEFORE_DUAL | {Phase.COPYING}:
-        yield Metric(2, name, State.LATER, f"the migration is {m.phase.value}")
+        yield Metric(2, name, State.LATER)
     elif m.verified is None or checked is None:
         yield Metric(2, name, State.MISSING, "no comparison of every point counts at present")
     else:
@@ -156,7 +171,7 @@ def _data(m: Migration, seen: Seen) -> Iterator[Metric]:
 
     name = "Sample searches return identical results"
     if m.phase in _BEFORE_DUAL | {Phase.COPYING}:
-        yield Metric(2, name, State.LATER, f"the migration is {m.phase.value}")
+        yield Metric(2, name, State.LATER)
     else:
         yield _searched(m, 2, name)
 
@@ -175,7 +190,7 @@ def _reads(m: Migration, seen: Seen) -> Iterator[Metric]:
     kept = [w for w in seen.writers if w.pins.new_reads is False]
     name = "All reads switched to the new collection"
     if not begun:
-        yield Metric(3, name, State.LATER, f"the migration is {m.phase.value}")
+        yield Metric(3, name, State.LATER)
     elif m.phase is Phase.SWITCHED and m.stepped_back:
         yield Metric(3, name, State.FAILED, m.stepped_back)
     elif m.phase is Phase.SWITCHED and m.reads_held:
@@ -189,24 +204,21 @@ def _reads(m: Migration, seen: Seen) -> Iterator[Metric]:
 
     name = "Search functionality working correctly"
     if not begun:
-        yield Metric(3, name, State.LATER, f"the migration is {m.phase.value}")
+        yield Metric(3, name, State.LATER)
     elif m.stepped_back:
         yield Metric(3, name, State.FAILED, m.stepped_back)
     else:
         yield _searched(m, 3, name)
 
     name = "Zero user-visible impact"
-    failed = sum(w.failed.get(m.id, 0) for w in seen.writers)
-    slowest = max((w.p99_ms for w in seen.writers if w.p99_ms is not None), default=None)
     if not begun:
-        yield Metric(3, name, State.LATER, f"the migration is {m.phase.value}")
-    elif failed or m.stepped_back:
-        yield Metric(3, name, State.FAILED, m.stepped_back or f"{failed:,} write(s) have failed on one side")
-    elif not seen.writers:
-        yield Metric(3, name, State.MISSING, "no process is connected that could tell")
+        yield Metric(3, name, State.LATER)
+    elif m.stepped_back:
+        yield Metric(3, name, State.FAILED, m.stepped_back)
     else:
-        p99 = f", p99 at most {slowest:g} ms" if slowest is not None else ""
-        yield Metric(3, name, State.PROVEN, f"{len(seen.writers)} process(es) report no failed write{p99}")
+        found = _unharmed(m, seen, 3, name)
+        slowest = max((w.p99_ms for w in seen.writers if w.p99_ms is not None), default=None)
+        yield found if slowest is None else replace(found, proof=f"{found.proof}, p99 at most {slowest:g} ms")
 
 
 def _end(m: Migration, seen: Seen) -> Iterator[Metric]:
@@ -219,13 +231,13 @@ def _end(m: Migration, seen: Seen) -> Iterator[Metric]:
     elif m.phase is Phase.FINISHED:
         yield Metric(4, name, State.MISSING, f"`{m.source}` is kept until {m.cleanup_after}")
     else:
-        yield Metric(4, name, State.LATER, f"the migration is {m.phase.value}")
+        yield Metric(4, name, State.LATER)
 
     over = m.phase in (Phase.FINISHED, Phase.CLEANED)
     name = "Code simplified: no dual-write logic"
     flags = [w for w in seen.writers if w.pins.describe()]
     if not over:
-        yield Metric(4, name, State.LATER, f"the migration is {m.phase.value}")
+        yield Metric(4, name, State.LATER)
     elif flags:
         yield Metric(4, name, State.MISSING, f"{flags[0].describe()} is still started with {flags[0].pins.describe()}")
     else:
@@ -233,7 +245,7 @@ def _end(m: Migration, seen: Seen) -> Iterator[Metric]:
 
     name = "Single naming standard enforced"
     if not over:
-        yield Metric(4, name, State.LATER, f"the migration is {m.phase.value}")
+        yield Metric(4, name, State.LATER)
     elif seen.old_name:
         yield Metric(4, name, State.FAILED, f"`{m.target}` is itself a legacy name")
     else:
