@@ -23,6 +23,8 @@ from qferry.drivers.blocking import BlockingDriver
 from qferry.drivers.workers import Crew
 from qferry.errors import FerryError, InvalidName, Misuse, Refused, Rejected
 from qferry.flows import configuration, diagnosis, lifecycle
+from qferry.flows.cleanup import cleanup as cleanup_flow
+from qferry.flows.cleanup import restoring
 from qferry.flows.cluster import on_cluster
 from qferry.flows.coordinator import Coordinator, claim
 from qferry.flows.copy import copy
@@ -73,6 +75,19 @@ class Done:
     target: str
     phase: str
     detail: str
+
+
+@dataclass(frozen=True)
+class Cleaned(Done):
+    """
+    A source that is deleted.
+
+    Args:
+        restore: The request that brings it back from its final snapshot, under a name of its own; empty if there is
+            none.
+    """
+
+    restore: str
 
 
 @dataclass(frozen=True)
@@ -441,9 +456,18 @@ def finish(
 
 
 def cleanup(
-    connection: Connection, source: str | None = None, *, confirm: str, report: Reporter = lambda _: None
-) -> Done:
-    """Delete the source after a final snapshot; `confirm` is its real name, typed by hand."""
+    connection: Connection,
+    source: str | None = None,
+    *,
+    confirm: str,
+    keep_alias: bool = False,
+    report: Reporter = lambda _: None,
+) -> Cleaned:
+    """
+    Delete the source after a final snapshot; `confirm` is its real name, typed by hand.
+
+    With `keep_alias` its name becomes an alias of the target, for clients without qferry.
+    """
 
     def flow(co: Coordinator) -> Flow[Json]:
         if confirm != co.migration.source:
@@ -451,15 +475,17 @@ def cleanup(
                 f"`{confirm}` is not the name of the source, `{co.migration.source}`; nothing was deleted.",
                 hint="Type the name of the collection that is to be deleted.",
             )
-        return (yield from lifecycle.cleanup(co))
+        return (yield from cleanup_flow(co, keep_alias=keep_alias))
 
-    snapshot, migration = _coordinate(connection, source, flow, report)
+    snapshot, m = _coordinate(connection, source, flow, report)
     kept = (
         f"; final snapshot {snapshot['name']}, sha256 {snapshot.get('checksum')}, in the server's snapshots folder"
         if snapshot
         else ""
     )
-    return _done(migration, f"`{migration.source}` is deleted{kept}")
+    alias = f", and its name is an alias of `{m.target}`" if keep_alias else ""
+    restore = restoring(m, snapshot) if snapshot else ""
+    return Cleaned(m.source, m.target, m.phase.value, f"`{m.source}` is deleted{alias}{kept}", restore)
 
 
 def status(
@@ -485,7 +511,8 @@ def _chosen(driver: BlockingDriver, source: str | None) -> list[Migration]:
 def _status_of(m: Migration, naming: CollectionNaming) -> Flow[Status]:
     writers = yield from records.writers()
     debt = yield from _count_or_none(HOME, m.journal_collection)
-    ours = yield from _count_or_none(HOME, m.source)
+    # Once it is deleted its name may be an alias of the target, or be given to another collection.
+    ours = None if m.phase is Phase.CLEANED else (yield from _count_or_none(HOME, m.source))
     theirs = yield from _count_or_none(m.target_url, m.target, replaced=m.phase is Phase.CAPTURING)
     state = (yield wire.info(m.target_url, m.target))["status"] if theirs is not None else None
     concerned = tuple(w for w in writers if m.id in w.seen) if m.phase not in ENDED else ()

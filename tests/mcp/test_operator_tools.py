@@ -36,7 +36,7 @@ CHANGING: dict[str, dict[str, Any]] = {
     "throttle": {"paused": True},
     "abort": {},
     "finish": {},
-    "cleanup": {},
+    "cleanup": {"keep_alias": True},
 }
 DESTRUCTIVE = ("repair", "abort", "finish", "cleanup")
 in_every_mode = pytest.mark.parametrize("mode", MODES)

@@ -11,6 +11,7 @@ from typing import Any
 from qferry.control import records
 from qferry.errors import FerryError, Refused
 from qferry.flows import lifecycle
+from qferry.flows.cleanup import cleanup
 from qferry.flows.coordinator import Coordinator, claim
 from qferry.flows.copy import copy
 from qferry.flows.effects import Flow
@@ -219,7 +220,7 @@ class Operator:
             "switch": lambda co: lifecycle.switch(co, goal.percent),
             "rollback": lifecycle.rollback,
             "finish": _finish,
-            "cleanup": lifecycle.cleanup,
+            "cleanup": cleanup,
         }
         what = goal.what
         if what == "finish" and m.phase is Phase.SWITCHED and m.read_percent != lifecycle.ALL_READS:

@@ -242,12 +242,15 @@ def cleanup(
         str | None,
         typer.Option("--confirm", metavar="NAME", show_default=False, help="The source's name, typed by hand."),
     ] = None,
+    keep_alias: Annotated[
+        bool, typer.Option("--keep-alias", help="Make the source's name an alias of the target.")
+    ] = False,
 ) -> Answer:
     """Delete the source after the safety period and a final snapshot."""
     name = confirm if confirm is not None else ask.typed_name(context.connection, source)
     with context.progress() as report:
-        done = commands.cleanup(context.connection, source, confirm=name, report=report)
-    return Answer(plain(done), render.done(done))
+        done = commands.cleanup(context.connection, source, confirm=name, keep_alias=keep_alias, report=report)
+    return Answer(plain(done), render.cleaned(done))
 
 
 @app.command()

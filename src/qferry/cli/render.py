@@ -14,7 +14,7 @@ from rich.text import Text
 
 from qferry.cli.run import Ran
 from qferry.cli.shapes import ALL_READS, next_step, writer_data
-from qferry.commands import Done, Examination, HistoryLine, Started, Status, Survey, Throttled
+from qferry.commands import Cleaned, Done, Examination, HistoryLine, Started, Status, Survey, Throttled
 from qferry.control.wire import collection_path
 from qferry.flows.verify import Verification
 from qferry.planning import Plan
@@ -123,6 +123,16 @@ def done(result: Done, command: str = "") -> RenderableType:
     """What was done, and the usual next command."""
     sentence = _tick(f"`{result.source}` → `{result.target}` is {result.phase}: {result.detail}.")
     return Group(sentence, then(command, result.source)) if command else sentence
+
+
+def cleaned(result: Cleaned) -> RenderableType:
+    """That the source is gone, and how to have it back."""
+    if not result.restore:
+        return done(result)
+    way = "To have it back beside the target, send its server (with its own snapshots folder, if that is another):"
+    return Group(
+        done(result), Text(way, style="dim"), Text(f"  {result.restore}", "cyan", no_wrap=True, overflow="ignore")
+    )
 
 
 def then(command: str, source: str) -> Text:

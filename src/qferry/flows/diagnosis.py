@@ -14,7 +14,7 @@ from typing import Any
 
 from qferry.control import records, wire
 from qferry.errors import Refused, Rejected, RemoteFailure
-from qferry.flows import lifecycle
+from qferry.flows import cleanup, lifecycle
 from qferry.flows.coordinator import carries_marker
 from qferry.flows.effects import Flow, Now, Report, Sleep, Today
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, Side, what_next
@@ -285,11 +285,11 @@ class _Case:
         lost = []
         for side in Side:
             left = (m.phase, side) == (Phase.FINISHED, Side.TARGET)
-            if not (yield from lifecycle.target_is_kept(m) if left else carries_marker(m, side)):
+            if not (yield from cleanup.target_is_kept(m) if left else carries_marker(m, side)):
                 lost.append(side)
         for side in lost:
             name = m.collection(side)
-            there = (yield wire.exists(m.server(side), name))["exists"]
+            there = yield from cleanup.is_collection(m.server(side), name)
             what = "was deleted and made anew since the start" if there else "is gone"
             mend = _BOTH_LOST if len(lost) == len(Side) else self._lost(side, there=there)
             self._problem("collection", f"`{name}`, the {side.value}, {what}.", mend)

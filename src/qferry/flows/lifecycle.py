@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from qferry.control import records, wire
-from qferry.errors import DataMismatch, FerryError, Refused, Rejected
+from qferry.errors import FerryError, Refused, Rejected
 from qferry.flows import configuration, restore
 from qferry.flows.coordinator import Coordinator, carries_marker
 from qferry.flows.effects import Flow, Json, NewId, Now, Report, Sleep, Today
@@ -224,7 +224,7 @@ def _create_target(co: Coordinator, config: Json) -> Flow[bool]:
 
 def _withdraw(co: Coordinator) -> Flow[None]:
     """Take back a start that no client acts on yet."""
-    yield from _dismantle(co.migration)
+    yield from dismantle(co.migration)
     yield records.forget_migration(co.migration.id, co.token)
 
 
@@ -479,13 +479,13 @@ def abort(co: Coordinator) -> Flow[None]:
         yield from restore.dismantle(co)
     if (yield from carries_marker(m, Side.TARGET)):
         yield wire.delete_collection(m.target_url, m.target)
-    yield from _dismantle(m)
+    yield from dismantle(m)
     if m.plan:
         yield records.forget(m.plan)
     yield from co.move(Event.DISMANTLED, "aborted")
 
 
-def _dismantle(m: Migration) -> Flow[None]:
+def dismantle(m: Migration) -> Flow[None]:
     """Remove the journal and the markers that are left."""
     yield from _delete_collection(HOME, m.journal_collection)
     for server, marker in ((HOME, m.marker(Side.SOURCE)), (m.target_url, m.marker(Side.TARGET))):
@@ -500,78 +500,6 @@ def _delete_collection(server: str, name: str) -> Flow[None]:
     except Rejected as error:
         if not error.missing:
             raise
-
-
-def cleanup(co: Coordinator) -> Flow[Json]:
-    """
-    Delete the source after a final snapshot; returns the snapshot's description.
-
-    Raises:
-        Refused: The safety period is not over, the target is gone, somebody still uses the source, or it is not the
-            collection this migration began with.
-        DataMismatch: No snapshot could be taken.
-    """
-    m = co.migration
-    if m.phase is not Phase.FINISHED:
-        raise out_of_order(m.phase, "qferry cleanup")
-    now: str = yield Today()
-    if m.cleanup_after is not None and now < m.cleanup_after:
-        raise Refused(
-            f"The safety period runs until {m.cleanup_after}.",
-            hint="Run `qferry cleanup` after that; nothing was deleted.",
-        )
-    # Where both are gone there is nothing to lose, and this is the way to be done with it.
-    if (yield wire.exists(HOME, m.source))["exists"] and not (yield from target_is_kept(m)):
-        raise Refused(
-            f"`{m.target}` is gone, or another collection of its name: `{m.source}` may be all that is left.",
-            hint="Nothing was deleted. Find out who has done that; delete the source by hand if you are sure.",
-        )
-    yield from co.roll_call("cleanup asked for")
-    yield from co.outlast_observers()
-    listed = yield wire.aliases(HOME)
-    aliases = [a["alias_name"] for a in listed["aliases"] if a["collection_name"] == m.source]
-    foreign = [name for name in aliases if name != m.marker(Side.SOURCE)]
-    if foreign:
-        raise Refused(
-            f"The alias `{foreign[0]}` still points at `{m.source}`.",
-            hint=f"Point it at `{m.target}`, or remove it, then run `qferry cleanup` again.",
-        )
-    present = (yield wire.exists(HOME, m.source))["exists"]
-    snapshot: Json = None
-    if present:
-        if m.marker(Side.SOURCE) not in aliases:
-            raise Refused(
-                f"`{m.source}` is not the collection this migration began with: it lacks its marker.",
-                hint="Somebody has made it anew; delete it by hand if you are sure.",
-            )
-        yield Report("snapshot", text=f"taking a final snapshot of `{m.source}`")
-        snapshot = yield wire.create_snapshot(HOME, m.source)
-        if not snapshot or not snapshot.get("name"):
-            raise DataMismatch(f"The final snapshot of `{m.source}` could not be taken, so it was not deleted.")
-        yield from co.note("final snapshot", **snapshot)
-        yield from co.still_mine()
-        if not (yield from carries_marker(m, Side.SOURCE)):
-            raise Refused(f"`{m.source}` was made anew while its snapshot was taken; it was not deleted.")
-        yield wire.delete_collection(HOME, m.source)
-    yield from _dismantle(m)
-    yield from co.move(Event.SOURCE_DELETED, "source deleted", snapshot=snapshot)
-    return snapshot
-
-
-def target_is_kept(m: Migration) -> Flow[bool]:
-    """Whether what the application went to is still there: the target, or what a later migration has made of it."""
-    if (yield from carries_marker(m, Side.TARGET)):
-        return True
-    of_it = {"must": [{"key": "source", "match": {"value": m.target}}]}
-    try:
-        # Records are next to their source, so one that leads on from the target is on the target's server.
-        page = yield wire.scroll(m.target_url, CONTROL_COLLECTION, filter=of_it)
-    except Rejected as error:
-        if not error.missing:
-            raise
-        return False
-    found = [Migration.from_payload(point["payload"]) for point in page["points"]]
-    return any(other.phase is Phase.CLEANED and other.created_at > m.created_at for other in found)
 
 
 def one_of(found: Sequence[Migration], source: str | None) -> Migration:

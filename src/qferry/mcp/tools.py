@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 from qferry import commands
 from qferry.cli import options, shapes
 from qferry.cli.app import ACK_TIMEOUT_S, GREEN_TIMEOUT_S, SAFETY_DAYS_MAX, SOAK_S
-from qferry.commands import DEFAULT_SAFETY_DAYS, Done, Started, Survey
+from qferry.commands import DEFAULT_SAFETY_DAYS, Cleaned, Done, Started, Survey
 from qferry.errors import FerryError
 from qferry.flows.verify import Verification
 from qferry.mcp.calls import Ctx, operator, run, run_at_length
@@ -339,8 +339,10 @@ async def finish(
     return await run_at_length(ctx, commands.finish, name, safety_days=safety_days)
 
 
-async def _to_cleanup(ctx: Ctx, meant: Meant) -> Elicit[TypedName] | Unasked:
-    return ask_name_about(ctx, meant, "Delete {source} for good, after a final snapshot? Everything is in {target}.")
+async def _to_cleanup(ctx: Ctx, meant: Meant, keep_alias: bool) -> Elicit[TypedName] | Unasked:
+    alias = " Its name becomes an alias of {target}." if keep_alias else ""
+    question = "Delete {source} for good, after a final snapshot? Everything is in {target}."
+    return ask_name_about(ctx, meant, question + alias)
 
 
 async def cleanup(
@@ -349,10 +351,13 @@ async def cleanup(
     answer: Annotated[ElicitationResult[TypedName], Resolve(_to_cleanup)],
     source: Source = None,
     confirm: ConfirmedName = None,
-) -> Done:
-    """Delete the source after the safety period and a final snapshot."""
+    keep_alias: Annotated[
+        bool, Field(description="Make the source's name an alias of the target, for clients without qferry.")
+    ] = False,
+) -> Cleaned:
+    """Delete the source after the safety period and a final snapshot; `restore` is what would bring it back."""
     name = await named_for(ctx, meant, answer, confirm)
-    return await run_at_length(ctx, commands.cleanup, name, confirm=name)
+    return await run_at_length(ctx, commands.cleanup, name, confirm=name, keep_alias=keep_alias)
 
 
 async def _to_throttle(
