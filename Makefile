@@ -10,7 +10,7 @@ EXAMPLE := examples/code_search
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test simulate chaos bench lint format lock clean
+.PHONY: help setup demo test simulate chaos planted bench lint format lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -33,6 +33,10 @@ MINUTES ?= 3
 SEED ?= 1
 chaos: $(READY) ## real servers and processes, killed, stopped and cut off; MINUTES=n SEED=s, ARGS="--topology one"
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+
+ROUNDS ?= 3
+planted: $(READY) ## plant faults among 100,000 points, which verify must find; ROUNDS=n SEED=s, ARGS="--points 2000"
+	$(BIN)/python -m tests.planted --rounds $(ROUNDS) --seed $(SEED) $(ARGS)
 
 bench: $(READY) ## measure speed and memory beside what people would do otherwise; ARGS="--quick"
 	@$(BIN)/python -m bench $(ARGS)
