@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, TypeVar
@@ -35,6 +35,10 @@ from qferry.flows.settle import drain_well
 from qferry.flows.verify import Verification
 from qferry.flows.verify import verify as verify_flow
 from qferry.naming import CollectionNaming, Proposal
+from qferry.preflight import rights
+from qferry.preflight.gates import Line
+from qferry.preflight.look import look
+from qferry.preflight.report import Forecast
 from qferry.protocol.checklist import PROOFS, Metric, Seen, checklist
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, out_of_order
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Strategy, WritePolicy, Writer
@@ -165,16 +169,45 @@ def plan(
     target: str,
     overrides: Mapping[str, Any] | None = None,
     strategy: Strategy | None = None,
-) -> planning.Plan:
+) -> Forecast:
     """
     Read everything a migration needs to know and say what would happen. Changes nothing.
+
+    Reads at most 2,000 points of the source, for about 2 seconds.
 
     Raises:
         Refused: It cannot be done; the message says why.
         InvalidName: A name no server would accept.
+        RemoteFailure: A server does not answer, or does not accept the key.
     """
+    sides = {"source": HOME} | ({"target": connection.target_url} if connection.target_url else {})
+    keys = {server: rights.key(side, connection.key(server)) for side, server in sides.items()}
+    overrides = overrides or {}
     with connection.driver() as driver:
-        return driver.run(planning.plan(connection.target_url, source, target, overrides or {}, strategy))
+        try:
+            planned = driver.run(planning.plan(connection.target_url, source, target, overrides, strategy))
+        except Rejected as error:
+            raise driver.run(rights.explained(error, keys)) from error
+        with connection.pages_of(planned.source) as pages:
+            lines = {
+                side: Line(
+                    connection.port(server),
+                    pages is not None if server == HOME else connection.answers_by_grpc(server),
+                )
+                for side, server in sides.items()
+            }
+            driver.pages = pages if all(line.answers for line in lines.values()) else None
+            found = driver.run(
+                look(
+                    planned,
+                    connection.target_url,
+                    overrides,
+                    keys=keys,
+                    lines=lines,
+                    fetched=connection.origin is not None,
+                )
+            )
+    return Forecast(**{field.name: getattr(planned, field.name) for field in fields(planned)}, preflight=found)
 
 
 def start(

@@ -14,6 +14,7 @@ from qferry.drivers.archives import carried
 from qferry.drivers.blocking import BlockingDriver
 from qferry.flows.effects import Report
 from qferry.flows.restore import Origin
+from qferry.protocol.phases import Side
 from qferry.protocol.records import HOME, Migration
 from qferry.transfer.channel import GRPC_PORT, Channel
 from qferry.transfer.pages import Pages
@@ -49,8 +50,8 @@ class Connection:
         home = server == HOME
         return Channel(
             server or self.url,
-            grpc_port=self.grpc_port if home else self.target_grpc_port,
-            api_key=self._key(server),
+            grpc_port=self.port(server),
+            api_key=self.key(server),
             timeout_s=float(self.timeout_s),
             whose="server" if home else "target's server",
         )
@@ -72,11 +73,12 @@ class Connection:
         with contextlib.closing(client):
             return str(client.http.client.host)
 
-    def _key(self, server: str) -> str | None:
+    def key(self, server: str) -> str | None:
+        """The key for a server; never to be shown."""
         return self.api_key if server == HOME else self.target_api_key or self.api_key
 
     def _bare_client(self, server: str) -> httpx.Client:
-        key = self._key(server)
+        key = self.key(server)
         return httpx.Client(base_url=self._address(server), headers={"api-key": key} if key else {})
 
     @contextlib.contextmanager
@@ -85,7 +87,7 @@ class Connection:
         if not self.grpc_port or (migration.target_url and not self.target_grpc_port):
             yield None
             return
-        pages = Pages(self.channel, migration)
+        pages = Pages(self.channel, [(migration.server(side), migration.marker(side)) for side in Side])
         try:
             if pages.usable:
                 yield pages
@@ -94,6 +96,29 @@ class Connection:
                 yield None
         finally:
             pages.close()
+
+    @contextlib.contextmanager
+    def pages_of(self, source: str) -> Iterator[Pages | None]:
+        """What carries pages of a collection by gRPC before a migration has marked anything; None without gRPC."""
+        pages = Pages(self.channel, [(HOME, source)])
+        try:
+            yield pages if self.grpc_port and pages.usable else None
+        finally:
+            pages.close()
+
+    def answers_by_grpc(self, server: str) -> bool:
+        """Whether a Qdrant answers at the gRPC port that was given for a server; which one, nobody has asked."""
+        if not self.port(server):
+            return False
+        channel = self.channel(server)
+        try:
+            return channel.answers()
+        finally:
+            channel.close()
+
+    def port(self, server: str) -> int:
+        """The gRPC port that was given for a server; 0: it is not to be used."""
+        return self.grpc_port if server == HOME else self.target_grpc_port
 
     @contextlib.contextmanager
     def driver(self, report: Reporter = lambda _: None) -> Iterator[BlockingDriver]:
@@ -106,7 +131,7 @@ class Connection:
                 if server not in clients:
                     clients[server] = QdrantClient(
                         url=server or self.url,
-                        api_key=self._key(server),
+                        api_key=self.key(server),
                         timeout=self.timeout_s,
                         check_compatibility=False,
                     )

@@ -64,7 +64,7 @@ def server_version(server: str) -> Flow[str]:
     found = str(answer.get("version")) if isinstance(answer, dict) else ""
     if "qdrant" not in str(answer).lower():
         raise Refused("What answers at that URL is not a Qdrant server.", hint="Check the URL and the port.")
-    if _numbers(found) < OLDEST_SERVER:
+    if numbers(found) < OLDEST_SERVER:
         oldest = ".".join(map(str, OLDEST_SERVER))
         raise Refused(f"The server runs Qdrant {found}; qferry needs {oldest} or newer.", hint="Upgrade it first.")
     return found
@@ -161,7 +161,7 @@ def obstacle(target_url: str, overrides: Mapping[str, Any]) -> Flow[str]:
             return "that is proven for servers that are no cluster, and one runs as a cluster of one"
     if overrides:
         return "the target is to be configured differently"
-    ours, theirs = _numbers(source_version), _numbers(target_version)
+    ours, theirs = numbers(source_version), numbers(target_version)
     for found, words in ((ours, source_version), (theirs, target_version)):
         if not found >= SNAPSHOTS_FROM or found[:2] >= SNAPSHOTS_BEFORE:
             return f"that is proven for servers of 1.16, and one runs {words}"
@@ -170,7 +170,8 @@ def obstacle(target_url: str, overrides: Mapping[str, Any]) -> Flow[str]:
     return ""
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
+    """A version as numbers that can be compared."""
     return tuple(int(n) for n in re.findall(r"\d+", version)[:3])
 
 
@@ -228,12 +229,18 @@ def _refuse_strict_limits(source: str, info: Json) -> None:
     strict = info["config"].get("strict_mode_config") or {}
     if not strict.get("enabled"):
         return
-    for name, needed in STRICT_MODE_NEEDS.items():
-        if strict.get(name) is not None and strict[name] < needed:
-            raise Refused(
-                f"The strict mode of `{source}` sets {name} to {strict[name]}, and a migration needs {needed}.",
-                hint="Raise that limit while the migration lasts.",
-            )
+    hit = [
+        f"sets {name} to {strict[name]}, and a migration needs {needed}"
+        for name, needed in STRICT_MODE_NEEDS.items()
+        if strict.get(name) is not None and strict[name] < needed
+    ]
+    if strict.get("search_allow_exact") is False:
+        hit.append("sets search_allow_exact to false, and a migration counts exactly")
+    if hit:
+        raise Refused(
+            f"The strict mode of `{source}` {'; it '.join(hit)}.",
+            hint=f"{'Lift that limit' if len(hit) == 1 else 'Lift these limits'} while the migration lasts.",
+        )
 
 
 def _name_is_free_at_home(target: str, aliases: list[Json]) -> Flow[None]:

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, cast, final
 
 __all__ = ["QdrantCluster", "QdrantServer", "ServerBinaryError", "find_binary"]
@@ -174,6 +174,7 @@ class QdrantServer:
         grpc_port: int,
         p2p_port: int | None,
         bootstrap_port: int | None,
+        settings: Mapping[str, str],
     ) -> None:
         self.url = f"http://{HOST}:{http_port}"
         self.http_port = http_port
@@ -184,6 +185,7 @@ class QdrantServer:
         self._api_key = api_key
         self._p2p_port = p2p_port
         self._bootstrap_port = bootstrap_port
+        self._settings = settings
         self._process = self._launch()
 
     @classmethod
@@ -194,6 +196,7 @@ class QdrantServer:
         api_key: str | None = None,
         http_port: int | None = None,
         grpc_port: int | None = None,
+        settings: Mapping[str, str] = MappingProxyType({}),
     ) -> "QdrantServer":
         """
         Start a server and wait until it is ready; you must `stop` it, or use it in a `with`.
@@ -203,6 +206,7 @@ class QdrantServer:
             api_key: Key that clients must send.
             http_port: Port of the REST API; a free one if omitted.
             grpc_port: Port of the gRPC API; a free one if omitted.
+            settings: Further settings of Qdrant, as variables: `{"QDRANT__SERVICE__JWT_RBAC": "true"}`.
 
         Returns:
             The running server.
@@ -211,7 +215,7 @@ class QdrantServer:
             ServerBinaryError: there is no binary, a given port is taken, the server did not become ready, or
                 this is not Linux.
         """
-        return cls._start(storage, api_key=api_key, http_port=http_port, grpc_port=grpc_port)
+        return cls._start(storage, api_key=api_key, http_port=http_port, grpc_port=grpc_port, settings=settings)
 
     @classmethod
     def _start(
@@ -223,6 +227,7 @@ class QdrantServer:
         grpc_port: int | None = None,
         in_cluster: bool = False,
         bootstrap_port: int | None = None,
+        settings: Mapping[str, str] = MappingProxyType({}),
     ) -> "QdrantServer":
         if platform.system() != "Linux":
             raise ServerBinaryError(
@@ -244,6 +249,7 @@ class QdrantServer:
                     grpc_port=grpc_port or free_grpc,
                     p2p_port=free_p2p if in_cluster else None,
                     bootstrap_port=bootstrap_port,
+                    settings=settings,
                 )
             except ServerBinaryError as error:
                 if storage is None:
@@ -336,7 +342,7 @@ class QdrantServer:
         if self._p2p_port is not None:
             environment["QDRANT__CLUSTER__ENABLED"] = "true"
             environment["QDRANT__CLUSTER__P2P__PORT"] = str(self._p2p_port)
-        return environment
+        return {**environment, **self._settings}
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes], log_start: int) -> None:
         wanted = {self.http_port, self.grpc_port} | ({self._p2p_port} if self._p2p_port is not None else set())

@@ -314,6 +314,25 @@ def test_copies_must_be_counted_and_can_be_told_apart(stage: Stage) -> None:
     assert commands.status(stage.connection) == ()
 
 
+def test_cluster_is_looked_at_without_an_entry_in_its_log(stage: Stage) -> None:
+    """Its nodes' versions are told, and the questions about the key are answered by the node that is asked, alone."""
+
+    def committed() -> int:
+        commits = [httpx.get(f"{node.url}/cluster").json()["result"]["raft_info"]["commit"] for node in stage.nodes]
+        return max(int(commit) for commit in commits)
+
+    before = committed()
+    found = commands.plan(stage.connection, SOURCE, TARGET, TWO_COPIES).preflight
+    assert committed() == before
+    there = found.servers[1]
+    assert (there.side, len(there.peers)) == ("target", 3)
+    assert {peer.version for peer in there.peers} == {there.version}
+    assert "none was asked itself" in there.note
+    assert {right.granted for right in found.rights} == {"yes"}
+    assert found.estimate.room_bytes == 2 * ((found.size.vector_bytes or 0) + (found.size.payload_bytes or 0)) > 0
+    assert ("the target's server", "accepted") in [(gate.gate, gate.decision) for gate in found.gates]
+
+
 def test_source_on_a_cluster_is_refused(stage: Stage) -> None:
     """The message says why."""
     with pytest.raises(Refused, match="no read is sure to show every record that was acknowledged"):

@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
     {"connection"},
     {"dask_crew"},
     {"planning"},
+    {"preflight"},
     {"commands"},
     {"server"},
     {"cli", "demo", "mcp", "web", "indexer", "__main__"},

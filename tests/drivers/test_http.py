@@ -76,7 +76,20 @@ def test_rejection_in_another_form_is_told_as_it_is() -> None:
     """A proxy's page in HTML is no reason to fail at telling of the failure."""
     error = http.translated(unexpected(502, b"<html>Bad Gateway</html>"), REQUEST)
     assert isinstance(error, Rejected)
-    assert "502" in str(error)
+    assert str(error) == "The server answered 502 to POST /collections/c/points/count: <html>Bad Gateway</html>."
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"Invalid API key or JWT", "Invalid API key or JWT."),
+        (b"a\n  b\xff", "a b\ufffd."),
+        (b"x" * 999, "x" * 200 + "."),
+    ],
+)
+def test_rejection_in_plain_text_is_told_on_one_line(content: bytes, told: str) -> None:
+    """So a server answers to a key that it does not know."""
+    assert http.translated(unexpected(401, content), REQUEST).message.endswith(f"/points/count: {told}")
 
 
 def test_limited_requests_count_as_a_rejection() -> None:

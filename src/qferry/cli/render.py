@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,8 @@ from qferry.cli.shapes import ALL_READS, next_step, writer_data
 from qferry.commands import Cleaned, Done, Examination, HistoryLine, Started, Status, Survey, Throttled
 from qferry.control.wire import collection_path
 from qferry.flows.verify import Verification
-from qferry.planning import Plan
+from qferry.preflight.report import NO, YES, Forecast, Preflight
+from qferry.preflight.sample import human
 from qferry.protocol.checklist import Metric, State
 from qferry.protocol.phases import TARGET_IS_TRUTH, Phase, Side
 from qferry.protocol.records import Migration, Strategy
@@ -82,7 +84,7 @@ def survey(found: Survey) -> RenderableType:
     return Group(table, Text(f"{len(found.proposals)} of {found.collections} collections.", style="dim"))
 
 
-def plan(found: Plan) -> RenderableType:
+def plan(found: Forecast) -> RenderableType:
     """What a migration would be, and its commands."""
     facts = {
         "from": found.source,
@@ -102,7 +104,111 @@ def plan(found: Plan) -> RenderableType:
         call = f"PATCH {collection_path(found.source)} {orjson.dumps(found.in_place).decode()}"
         unless = "Unless it is to have another name, this needs no migration; the server changes it in place:"
         parts += [Text(unless, style="yellow"), Text(f"  {call}", style="cyan", no_wrap=True, overflow="ignore")]
-    return Group(*parts, Text("Nothing was changed. The steps:", style="dim"), steps)
+    return Group(*parts, *_preflight(found.preflight), Text("Nothing was changed. The steps:", style="dim"), steps)
+
+
+def _preflight(found: Preflight) -> list[RenderableType]:
+    """What was looked at beside the plan, and last what needs somebody."""
+    looked = {
+        "size": _size(found),
+        "sample": _sample(found),
+        "takes at the least": _estimate(found),
+        "target's machine": _machine(found),
+    }
+    parts: list[RenderableType] = [_facts(looked)]
+    for title, headings, rows in (
+        (
+            "Servers",
+            ("side", "node", "version", "address"),
+            [(one.side, peer.id, peer.version or "not told", peer.uri) for one in found.servers for peer in one.peers],
+        ),
+        ("What each gate decides", ("gate", "decision", "because"), [dataclasses.astuple(one) for one in found.gates]),
+        (
+            "Aliases",
+            ("applications may call it", "at `finish` it"),
+            [dataclasses.astuple(one) for one in found.aliases],
+        ),
+        ("Keys", ("server", "key", "expires", "says of itself"), _keys(found)),
+    ):
+        if rows:
+            table = _table(*headings, title=title)
+            for cells in rows:
+                _row(table, *cells)
+            parts += [Text(""), table]
+    parts += [Text(one.note, style="dim") for one in found.servers if one.note]
+    rights = _table("", "server", "what the key must allow", "needed for", title="Rights")
+    for right in found.rights:
+        mark = (
+            _mark(passed=True) if right.granted == YES else Text("✗" if right.granted == NO else "?", style="bold red")
+        )
+        doubt = "" if right.granted == YES else f": {right.because}"
+        _row(rights, mark, right.side, f"{right.right}{doubt}", right.needed_for)
+    parts += [Text(""), rights, *_connected(found), Text("")]
+    parts += [Text(f"! {warning}", style="yellow") for warning in found.warnings]
+    return parts
+
+
+def _size(found: Preflight) -> str:
+    size = found.size
+    if size.vectors is None or size.total_bytes is None:
+        return f"{size.points:,} points; how large they are could not be read"
+    return f"about {human(size.total_bytes)}: {size.vectors:,} vectors and their payloads, without indexes"
+
+
+def _sample(found: Preflight) -> str:
+    sample = found.sample
+    if sample is None:
+        return "no points could be read" if found.size.points else "there are no points"
+    pace = f"{sample.points_per_s:,.0f} points/s at the fastest"
+    return f"{sample.points:,} points by {sample.way} in {sample.seconds:.2f} s, {pace}, in one range"
+
+
+def _estimate(found: Preflight) -> str:
+    least = found.estimate
+    said = [
+        f"{human(least.room_bytes)} of room" if least.room_bytes is not None else "",
+        f"{_seconds(least.copy_s)} to copy" if least.copy_s is not None else "",
+        f"{_seconds(least.verify_s)} to verify" if least.verify_s is not None else "",
+    ]
+    return f"{', '.join(filter(None, said)) or 'not known'}; not in it: {least.leaves_out}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds >= 1 else "less than a second"
+
+
+def _machine(found: Preflight) -> str:
+    there = found.machine
+    said = [
+        f"{human(there.memory_bytes)} of memory" if there.memory_bytes is not None else "",
+        f"{human(there.memory_used_bytes)} of it used by Qdrant" if there.memory_used_bytes is not None else "",
+        f"a disk of {human(there.disk_bytes)}" if there.disk_bytes is not None else "",
+    ]
+    told = ", ".join(filter(None, said))
+    return f"{told}. {there.note}" if told else there.note
+
+
+def _connected(found: Preflight) -> list[RenderableType]:
+    parts: list[RenderableType] = [Text(""), Text("Connected", style="bold")]
+    if found.connected.writers:
+        table = _table("writer", "pid", "since", "pinned by", numbers=("pid",))
+        for writer in found.connected.writers:
+            _row(table, writer.host, writer.pid, writer.since, writer.pins)
+        parts.append(table)
+    elif found.connected.known:
+        parts.append(Text("nobody"))
+    return [*parts, Text(found.connected.note, style="dim")]
+
+
+def _keys(found: Preflight) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for key in found.keys:
+        if key.token is None:
+            rows.append((key.side, "a key" if key.given else "none", "", ""))
+        else:
+            expires = key.token.expires_at or "never"
+            rows.append((key.side, "a JWT", expires, ", ".join(filter(None, (key.token.access, key.token.condition)))))
+    return rows
 
 
 def started(result: Started) -> RenderableType:

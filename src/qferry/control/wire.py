@@ -266,3 +266,31 @@ def telemetry(server: str, *, details_level: int = 1) -> Request:
 def exists(server: str, collection: str) -> Request:
     """`{"exists": bool}`; the cheapest question a server answers about a collection."""
     return Request(server, "exists", "GET", f"{collection_path(collection)}/exists")
+
+
+def ask_to_manage(server: str, nothing: str) -> Request:
+    """
+    Ask a server whether the key may create and delete collections, change aliases and restore snapshots.
+
+    It checks that first and then fails without doing anything: a single node has no shards to move, and a cluster has
+    no collection `nothing`, nor a peer 0 (1.14 to 1.19: `do_update_collection_cluster` in `common/collections.rs`).
+    403: it may not; 400 or 404: it may.
+    """
+    body = {"drop_replica": {"shard_id": 0, "peer_id": 0}}
+    return Request(server, "ask_to_manage", "POST", f"{collection_path(nothing)}/cluster", body)
+
+
+def ask_to_write(server: str, collection: str, nothing: str) -> Request:
+    """
+    Ask whether the key may write points of a collection that exists and is not custom-sharded.
+
+    403: it may not; 400: it may, but there is no shard key `nothing` (1.16.3: `update` in `toc/point_ops.rs`; the log
+    is not touched).  Of a collection that does not exist a server says so to everybody who may read: 404.
+    """
+    body = {"points": [], "shard_key": nothing}
+    return Request(server, "ask_to_write", "POST", f"{collection_path(collection)}/points/delete", body, _WAIT)
+
+
+def ask_for_snapshots(server: str, collection: str, nothing: str) -> Request:
+    """Ask whether the key may take and remove snapshots: 403, or 404 because there is none of the name `nothing`."""
+    return replace(delete_snapshot(server, collection, nothing), op="ask_for_snapshots")

@@ -14,6 +14,7 @@ from qferry.flows.effects import Request
 from qferry.flows.fate import text_of
 
 _TOO_MANY_REQUESTS = 429
+_WORDS_MAX = 200  # bytes of an answer that is not in the form of one
 
 
 def arguments(request: Request) -> dict[str, Any]:
@@ -53,9 +54,10 @@ def translated(error: Exception, request: Request) -> RemoteFailure:
     server = "target's server" if request.server else "server"
     if isinstance(error, UnexpectedResponse):
         return Rejected(
-            f"The {server} answered {error.status_code} to {what}: {text_of(error).rstrip('.')}.",
+            f"The {server} answered {error.status_code} to {what}: {_words(error)}.",
             hint=_hint(error.status_code),
             status=error.status_code,
+            server=request.server,
         )
     if isinstance(error, ResourceExhaustedResponse):
         return Rejected(f"The {server} is limiting requests: {error}.", status=_TOO_MANY_REQUESTS)
@@ -65,6 +67,14 @@ def translated(error: Exception, request: Request) -> RemoteFailure:
         f"The {server} gave no answer to {what}: {told}.",
         hint="Check that the server runs and that the URL is right.",
     )
+
+
+def _words(error: UnexpectedResponse) -> str:
+    """What a server has answered, on one line; it refuses keys in plain text, and a proxy answers in HTML."""
+    words = text_of(error)
+    if words == str(error):
+        words = " ".join(error.content[:_WORDS_MAX].decode(errors="replace").split()) or error.reason_phrase
+    return _told(words)
 
 
 def _told(words: str) -> str:

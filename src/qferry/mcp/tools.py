@@ -34,7 +34,7 @@ from qferry.mcp.consent import (
 )
 from qferry.mcp.shapes import DoctorAnswer, HistoryAnswer, StatusAnswer, ThrottleAnswer, VerifyAnswer
 from qferry.naming import check_collection_name
-from qferry.planning import Plan
+from qferry.preflight.report import Forecast
 from qferry.protocol.records import Strategy, WritePolicy
 from qferry.protocol.throttle import QuietHours
 
@@ -106,7 +106,7 @@ async def survey(ctx: Ctx) -> Survey:
 
 async def plan(
     ctx: Ctx, source: NewSource, target: NewTarget = None, overrides: Overrides = None, strategy: HowToCopy = None
-) -> Plan:
+) -> Forecast:
     """Say what the migration of a collection would be, or why it cannot be done. Comes before `start`."""
     return await run(ctx, commands.plan, source, _target(ctx, source, target), overrides, strategy)
 

@@ -8,14 +8,12 @@ other.  Whether the ports lead to the same servers as REST is asked by the migra
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import unquote
 
 from qferry.errors import RemoteFailure
 from qferry.flows.effects import Request
-from qferry.protocol.phases import Side
-from qferry.protocol.records import Migration
 from qferry.transfer.channel import Channel
 from qferry.transfer.digest import read_digests
 from qferry.transfer.relay import Relay
@@ -27,12 +25,12 @@ class Pages:
 
     Args:
         channel_to: Makes a channel to a server (`HOME`, or the URL of the target's).
-        migration: Whose pages.
+        marks: Servers, each with a name that only it knows.
     """
 
-    def __init__(self, channel_to: Callable[[str], Channel], migration: Migration) -> None:
+    def __init__(self, channel_to: Callable[[str], Channel], marks: Iterable[tuple[str, str]]) -> None:
         self._channel_to = channel_to
-        self._migration = migration
+        self._marks = tuple(marks)
         self._mine = threading.local()
         self._open: list[Channel] = []
         self._lock = threading.Lock()
@@ -43,14 +41,13 @@ class Pages:
         """Whether both sides' servers answer by gRPC, and are those that answer by REST."""
         with self._lock:
             if self._usable is None:
-                self._usable = all(self._leads_to(side) for side in Side)
+                self._usable = all(self._leads_to(*mark) for mark in self._marks)
             return self._usable
 
-    def _leads_to(self, side: Side) -> bool:
-        m = self._migration
-        channel = self._channel_to(m.server(side))
+    def _leads_to(self, server: str, mark: str) -> bool:
+        channel = self._channel_to(server)
         try:
-            return channel.answers() and channel.sees(m.marker(side))
+            return channel.answers() and channel.sees(mark)
         except RemoteFailure:
             return False
         finally:
