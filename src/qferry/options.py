@@ -32,6 +32,8 @@ class FerryOptions:
         journal_before: `QFERRY_JOURNAL_BEFORE`. Make the ids durable before each write: one round trip more, and a
             process that is killed then leaves nothing that only a full check can find.
         allow_raw: Give out the raw `http` and `grpc_*` handles, whose calls no migration sees.
+        metrics: `QFERRY_METRICS`. Report to prometheus-client's default registry, which the application serves; needs
+            `qferry[metrics]`.
         heartbeat_s: Seconds between heartbeats, below the lease of 5 seconds.
     """
 
@@ -41,6 +43,7 @@ class FerryOptions:
     target_grpc_port: int | None = None
     journal_before: bool = False
     allow_raw: bool = False
+    metrics: bool = False
     heartbeat_s: float = HEARTBEAT_S
 
     def __post_init__(self) -> None:
@@ -69,6 +72,7 @@ class FerryOptions:
             target_api_key=environ.get("QFERRY_TARGET_API_KEY"),
             target_grpc_port=_port(environ, "QFERRY_TARGET_GRPC_PORT"),
             journal_before=bool(_flag(environ, "QFERRY_JOURNAL_BEFORE")),
+            metrics=bool(_flag(environ, "QFERRY_METRICS")),
         )
 
 

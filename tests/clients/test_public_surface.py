@@ -13,7 +13,7 @@ ROOT = Path(qferry.__file__).parent
 # From the ground up: a module may import what stands on its own line or on a line above it.  The effects are the
 # vocabulary in which records are asked for, so they come before `control`, though they live with the flows.
 LAYERS: list[set[str]] = [
-    {"errors"},
+    {"errors", "logs"},
     {"naming", "protocol", "transfer.fidelity"},
     {"flows.effects"},
     {"control"},
@@ -30,7 +30,7 @@ LAYERS: list[set[str]] = [
     {"cli", "demo", "mcp", "web", "indexer", "__main__"},
 ]
 # What the pure part may use: no clock, no network, no threads, no client.
-PURE = {"__future__", "collections", "dataclasses", "enum", "functools", "itertools", "typing", "uuid"}
+PURE = {"__future__", "collections", "contextvars", "dataclasses", "enum", "functools", "itertools", "typing", "uuid"}
 PURE |= {"qferry.errors", "qferry.protocol"}
 # What flows may not use, directly: they ask their driver instead.
 IMPURE = {"asyncio", "concurrent", "httpx", "os", "random", "requests", "socket", "threading", "time"}

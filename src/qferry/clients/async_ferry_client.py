@@ -26,6 +26,7 @@ from qferry.clients.facade import (
 )
 from qferry.clients.ferry_client import FerryClient
 from qferry.clients.table import Kind
+from qferry.clients.watching import Beats, metrics_for, watched_async
 from qferry.drivers.aio import AsyncioDriver
 from qferry.drivers.blocking import BlockingDriver
 from qferry.errors import FerryError, LeaseLost
@@ -33,10 +34,10 @@ from qferry.flows.effects import Outcome
 from qferry.flows.heartbeat import beat, goodbye, pulse
 from qferry.flows.routed import confirmed, leave, overtaken, read
 from qferry.flows.write import repeatable
+from qferry.logs import tell
 from qferry.options import FerryOptions
 from qferry.protocol.records import HOME
 
-_log = logging.getLogger("qferry")
 _open: weakref.WeakSet[AsyncFerryClient] = weakref.WeakSet()
 _parents: list[Any] = []
 
@@ -59,12 +60,14 @@ class AsyncFerryClient(AsyncQdrantClient):
     def __init__(self, *args: Any, ferry: FerryOptions | None = None, **kwargs: Any) -> None:
         self.ferry_options = ferry if ferry is not None else FerryOptions.from_environ()
         super().__init__(*args, **kwargs)
+        self._metrics = metrics_for(self)
         self._begin()
         _open.add(self)
 
     def _begin(self) -> None:
         """A fresh session; also what a forked child starts from."""
         self._session = new_session(self.ferry_options)
+        self._beats = Beats(self._session)
         self._targets: dict[str, AsyncQdrantClient] = {}
         client = weakref.proxy(self)  # a client that nobody holds any more must not be held by its own driver
         self._driver = AsyncioDriver(
@@ -102,6 +105,7 @@ class AsyncFerryClient(AsyncQdrantClient):
         async with self._beating:
             if renew or not self._session.valid(time.monotonic()):
                 await self._driver.run(beat(self._session))
+                self._beats.heard()
 
     async def _pulse(self, heartbeat_s: float) -> float:
         """Beat if it is time; for the heartbeat task. Returns the seconds until the next look."""
@@ -131,7 +135,7 @@ class AsyncFerryClient(AsyncQdrantClient):
                 async with self._beating or asyncio.Lock():
                     await self._driver.run(goodbye(self._session))
             except FerryError as error:
-                _log.warning("Closing without a goodbye: %s", error)
+                tell(logging.WARNING, "closed_without_goodbye", f"Closing without a goodbye: {error}")
         _open.discard(self)
         for client in self._targets.values():
             await client.close()
@@ -157,7 +161,7 @@ class AsyncFerryClient(AsyncQdrantClient):
 
 async def _beat_on(reference: weakref.ref[AsyncFerryClient]) -> None:
     """The heartbeat task: holds its client only while it beats, so that a forgotten one can be collected."""
-    wait_s, failing = 0.0, False
+    wait_s = 0.0
     while True:
         await asyncio.sleep(wait_s)
         client = reference()
@@ -166,11 +170,8 @@ async def _beat_on(reference: weakref.ref[AsyncFerryClient]) -> None:
         wait_s = client.ferry_options.heartbeat_s
         try:
             wait_s = await client._pulse(wait_s)  # noqa: SLF001  its own task
-            failing = False
         except Exception as error:  # noqa: BLE001  nothing may end the heartbeat but its client's end
-            # The lease runs out if this goes on, and calls then say so themselves; once is enough here.
-            _log.log(logging.DEBUG if failing else logging.WARNING, "Heartbeat failed: %s", error)
-            failing = True
+            client._beats.failed(error)  # noqa: SLF001  as above
         del client
 
 
@@ -210,7 +211,7 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
         arguments = by_name(names, args, kwargs)
         return await self._driver.run(flow_for(kind, session, name, collection_name, arguments))
 
-    return method
+    return watched_async(name, kind, method)
 
 
 lay_over(AsyncFerryClient, AsyncQdrantClient, _wrap)

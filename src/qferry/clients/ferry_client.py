@@ -26,16 +26,17 @@ from qferry.clients.facade import (
     target_arguments,
 )
 from qferry.clients.table import Kind
+from qferry.clients.watching import Beats, metrics_for, watched
 from qferry.drivers.blocking import BlockingDriver
 from qferry.errors import FerryError, LeaseLost
 from qferry.flows.effects import Outcome
 from qferry.flows.heartbeat import beat, goodbye, pulse
 from qferry.flows.routed import confirmed, overtaken, read
 from qferry.flows.write import pieces, repeatable, upload
+from qferry.logs import tell
 from qferry.options import FerryOptions
 from qferry.protocol.records import HOME
 
-_log = logging.getLogger("qferry")
 _open: weakref.WeakSet[FerryClient]
 _parents: list[Any] = []
 
@@ -64,6 +65,7 @@ class FerryClient(QdrantClient):
     def __init__(self, *args: Any, ferry: FerryOptions | None = None, **kwargs: Any) -> None:
         self.ferry_options = ferry if ferry is not None else FerryOptions.from_environ()
         super().__init__(*args, **kwargs)
+        self._metrics = metrics_for(self)
         self._targets: dict[str, QdrantClient] = {}
         self._begin()
         _open.add(self)
@@ -71,6 +73,7 @@ class FerryClient(QdrantClient):
     def _begin(self) -> None:
         """A fresh session; also what a forked child starts from."""
         self._session = new_session(self.ferry_options)
+        self._beats = Beats(self._session)
         client = weakref.proxy(self)  # a client that nobody holds any more must not be held by its own driver
         self._driver = BlockingDriver(
             lambda server: client._server(server),  # noqa: PLW0108, SLF001  a bound method would hold it
@@ -101,6 +104,7 @@ class FerryClient(QdrantClient):
                 self._start_thread()
             if renew or not self._session.valid(time.monotonic()):
                 self._driver.run(beat(self._session))
+                self._beats.heard()
 
     def _pulse(self, heartbeat_s: float) -> float:
         """Beat if it is time; for the heartbeat thread. Returns the seconds until the next look."""
@@ -132,7 +136,7 @@ class FerryClient(QdrantClient):
                 # Not through the weak reference: a client that dies as garbage says goodbye too.
                 self._driver.with_clients(self._server).run(goodbye(self._session))
         except FerryError as error:
-            _log.warning("Closing without a goodbye: %s", error)
+            tell(logging.WARNING, "closed_without_goodbye", f"Closing without a goodbye: {error}")
         self._driver.close()
         for client in self._targets.values():
             client.close()
@@ -140,7 +144,7 @@ class FerryClient(QdrantClient):
 
 def _beat_on(reference: weakref.ref[FerryClient], stop: threading.Event) -> None:
     """The heartbeat thread: holds its client only while it beats, so that a forgotten one can be collected."""
-    wait_s, failing = 0.0, False
+    wait_s = 0.0
     while not stop.wait(wait_s):
         client = reference()
         if client is None:
@@ -148,11 +152,8 @@ def _beat_on(reference: weakref.ref[FerryClient], stop: threading.Event) -> None
         wait_s = client.ferry_options.heartbeat_s
         try:
             wait_s = client._pulse(wait_s)  # noqa: SLF001  its own thread
-            failing = False
         except Exception as error:  # noqa: BLE001  nothing may end the heartbeat but its client's end
-            # The lease runs out if this goes on, and calls then say so themselves; once is enough here.
-            _log.log(logging.DEBUG if failing else logging.WARNING, "Heartbeat failed: %s", error)
-            failing = True
+            client._beats.failed(error)  # noqa: SLF001  as above
         del client
 
 
@@ -196,7 +197,7 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
         arguments = by_name(names, args, kwargs)
         return self._driver.run(flow_for(kind, self._session, name, collection_name, arguments))
 
-    return method
+    return watched(name, kind, method)
 
 
 lay_over(FerryClient, QdrantClient, _wrap)

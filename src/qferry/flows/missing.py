@@ -26,6 +26,7 @@ from qferry.flows.settle import same
 from qferry.protocol.journal import Journal, PointId
 from qferry.protocol.phases import Phase, Side
 from qferry.protocol.records import LEASE_S, Migration
+from qferry.protocol.seen import note_mended
 from qferry.protocol.session import Route, Session
 
 # How long a write waits for points that another write is about to bring to the target.
@@ -218,6 +219,7 @@ def _bring(journal: Journal, route: Route, ids: Sequence[PointId]) -> Flow[Excep
             requests += [wire.delete(m.target_url, m.mend, {"points": gone})] if gone else []
             if not requests:
                 return None
+            note_mended()
             errors = [sent.error for sent in (yield Together(tuple(requests))) if sent.error is not None]
             unknown: Exception | None = next((e for e in errors if fate_of(e) is Fate.UNKNOWN), None)
             if unknown is not None:

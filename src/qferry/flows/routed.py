@@ -17,6 +17,7 @@ from qferry.flows.fate import Fate, fate_of
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.phases import Routing, Side
 from qferry.protocol.records import HOME
+from qferry.protocol.seen import note_fallback
 from qferry.protocol.session import Route, Session, View
 
 T = TypeVar("T")
@@ -137,6 +138,20 @@ def _alike(before: Route | None, after: Route | None) -> bool:
     )
 
 
+def first_look(session: Session) -> Flow[None]:
+    """
+    Read the routing for the first time, on behalf of a call that is about to begin.
+
+    Raises:
+        LeaseLost: It cannot be read, and the call could not be carried out either.
+    """
+    session.calls += 1  # a client without calls stays silent
+    try:
+        yield from _renew()
+    finally:
+        session.calls -= 1
+
+
 def _renew() -> Flow[None]:
     try:
         yield Fresh()
@@ -165,12 +180,15 @@ def read(
         if route is None:
             return (yield Call(HOME, method, collection, (), arguments))
         m = route.migration
+        if from_source:
+            note_fallback()
         side = Side.SOURCE if from_source and route.truth is Side.SOURCE else session.side_to_read(route)
         if side is route.truth:
             return (yield Call(m.server(side), method, m.collection(side), (), arguments))
         try:
             return (yield Call(m.server(side), method, m.collection(side), (), arguments))
         except Exception:  # noqa: BLE001  whatever ails the target, the source is still truth and answers for it
+            note_fallback()
             return (yield Call(HOME, method, m.source, (), arguments))
 
     return (yield from routed(session, collection, attempt, writes=False, timed=True))

@@ -15,6 +15,7 @@ from qferry.protocol.doubt import Doubt
 from qferry.protocol.journal import Journal
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, Routing, Side
 from qferry.protocol.records import HOME, LEASE_S, Migration, Pins, WritePolicy, Writer, suspicion_name
+from qferry.protocol.seen import note_side
 
 # How long after its server's next answer a request that was given up may still be carried out, in seconds.  A
 # server works through what it has received within its own time-outs; a proxy that holds a closed connection's
@@ -190,7 +191,9 @@ class Session:
 
     def side_to_read(self, route: Route) -> Side:
         """The side that the next read goes to: the target for the read share."""
-        return Side.TARGET if route.read_percent > self.random() * 100 else Side.SOURCE
+        side = Side.TARGET if route.read_percent > self.random() * 100 else Side.SOURCE
+        note_side(side)
+        return side
 
     def adopt(self, migrations: Iterable[Migration], sent_at: float, now: float) -> None:
         """
