@@ -522,16 +522,17 @@ def cleanup(
 
 
 def status(
-    connection: Connection, source: str | None = None, *, naming: CollectionNaming | None = None
+    connection: Connection, source: str | None = None, *, live: bool = False, naming: CollectionNaming | None = None
 ) -> tuple[Status, ...]:
     """
-    Where migrations stand: all of them, or the one of `source`. Changes nothing.
+    Where migrations stand: all of them, those that are not over (`live`), or the one of `source`. Changes nothing.
 
     `naming`, by default that of ADR-0039, says whether a target has a name to keep.
     """
     rules = naming or CollectionNaming()
     with connection.driver() as driver:
-        return tuple(driver.run(_status_of(m, rules)) for m in _chosen(driver, source))
+        chosen = [m for m in _chosen(driver, source) if not live or m.phase not in ENDED]
+        return tuple(driver.run(_status_of(m, rules)) for m in chosen)
 
 
 def _chosen(driver: BlockingDriver, source: str | None) -> list[Migration]:

@@ -13,7 +13,7 @@ REFERENCE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 VERBS = (
     "plan", "start", "backfill", "verify", "throttle", "switch", "rollback", "soak", "abort", "finish", "cleanup",
-    "status", "history", "doctor", "run", "demo", "mcp",
+    "status", "history", "doctor", "run", "demo", "mcp", "metrics",
 )  # fmt: skip
 COMMON = {
     "--url",
@@ -23,6 +23,8 @@ COMMON = {
     "--grpc-port",
     "--target-grpc-port",
     "--timeout",
+    "--metrics-listen",
+    "--log-format",
     "--json",
 }
 

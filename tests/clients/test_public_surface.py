@@ -26,7 +26,7 @@ LAYERS: list[set[str]] = [
     {"planning"},
     {"preflight"},
     {"commands"},
-    {"server"},
+    {"server", "exporter"},
     {"cli", "demo", "mcp", "web", "indexer", "__main__"},
 ]
 # What the pure part may use: no clock, no network, no threads, no client.

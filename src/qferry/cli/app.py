@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from qferry import commands
-from qferry.cli import ask, options, output, render, shapes
+from qferry.cli import ask, log_lines, options, output, render, shapes
 from qferry.cli.demo import demo
 from qferry.cli.mcp import mcp
+from qferry.cli.metrics import metrics
 from qferry.cli.options import Context, NewSource, NewTarget, Source, Way, verb
 from qferry.cli.output import Answer, plain, usage
 from qferry.cli.run import Run
@@ -326,6 +327,7 @@ def run(
 
 app.command()(demo)
 app.command()(mcp)
+app.command()(metrics)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -350,4 +352,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stop = output.Stop(type(error).__name__, output.FAILED, str(error), "This is a fault of qferry: report it.")
             output.write_error(stop, as_json=True)
         raise
+    finally:
+        log_lines.end()
     return code or output.DONE

@@ -22,11 +22,12 @@ from urllib.parse import urlsplit
 import orjson
 import typer
 
-from qferry.cli import output
+from qferry.cli import log_lines, output
 from qferry.cli.output import Answer, interrupted, usage
 from qferry.cli.progress import Reporter, progress
 from qferry.connection import Connection
 from qferry.errors import InvalidName
+from qferry.flows.effects import Report
 from qferry.naming import CollectionNaming, check_collection_name
 from qferry.protocol.records import HOME, Strategy, WritePolicy
 from qferry.protocol.throttle import QuietHours
@@ -216,12 +217,20 @@ NewQuietHours = Annotated[str | None, typer.Option("--quiet-hours", **_QUIET_HOU
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
+class LogFormat(str, Enum):
+    """How messages look."""
+
+    PLAIN = "plain"
+    JSON = "json"
+
+
 @dataclass(frozen=True)
 class Context:
     """What every verb is given: the servers, and how the person wants to be told."""
 
     connection: Connection
     as_json: bool
+    metrics_listen: tuple[str, int] | None = None
 
     @property
     def naming(self) -> CollectionNaming:
@@ -234,7 +243,17 @@ class Context:
     @contextlib.contextmanager
     def progress(self) -> Iterator[Reporter]:
         """Where a command may report to while it runs."""
-        with progress(output.stderr(), quiet=self.as_json) as report:
+        from qferry.cli.metrics import served  # noqa: PLC0415  it is a verb, and those are made in here
+
+        with contextlib.ExitStack() as stack:
+            listeners = [stack.enter_context(progress(output.stderr(), quiet=self.as_json))]
+            if self.metrics_listen is not None:
+                listeners.append(stack.enter_context(served(self.connection, self.metrics_listen)))
+
+            def report(told: Report) -> None:
+                for listener in listeners:
+                    listener(told)
+
             yield report
 
 
@@ -290,9 +309,30 @@ def _context(
         int,
         typer.Option("--timeout", envvar="QFERRY_TIMEOUT", min=1, metavar="SECONDS", help="Deadline of one request."),
     ] = DEFAULT_TIMEOUT_S,
+    metrics_listen: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics-listen",
+            metavar="HOST:PORT",
+            show_default=False,
+            help="Answer Prometheus's scrapes there while the command works; no variable sets it.",
+        ),
+    ] = None,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            "--log-format",
+            envvar="QFERRY_LOG_FORMAT",
+            help="Messages on stderr: for people, or a JSON object a line.",
+        ),
+    ] = LogFormat.PLAIN,
     as_json: AsJson = False,
 ) -> Context:
     """The options of every verb; `verb` adds them to its parameters."""
+    from qferry.cli.metrics import listen_address  # noqa: PLC0415  it is a verb, and those are made in here
+
+    if log_format is LogFormat.JSON:
+        log_lines.begin()
     check_url(url, "--url (QDRANT_URL)")
     if target_url:
         check_url(target_url, "--target-url (QFERRY_TARGET_URL)")
@@ -308,7 +348,7 @@ def _context(
         grpc_port=grpc_port,
         target_grpc_port=target_grpc_port,
     )
-    return Context(connection, as_json)
+    return Context(connection, as_json, listen_address(metrics_listen))
 
 
 def verb(function: Callable[Concatenate[Context, P], Answer | None]) -> Callable[..., int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import logging
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +19,9 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from qferry.cli import log_lines
 from qferry.errors import FerryError
+from qferry.logs import tell
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 # What is piped into a file or a pager is not cut to the 80 columns that rich assumes where there is no terminal.
@@ -111,7 +114,10 @@ def write_error(stop: Stop, *, as_json: bool) -> int:
     """Write an error and return the exit code."""
     if as_json:
         _write_json({"error": {"type": stop.kind, "message": stop.message, "hint": stop.hint}})
-    else:
+    if log_lines.active():
+        facts = {"error_type": stop.kind, "hint": stop.hint, "exit_code": stop.exit_code}
+        tell(logging.ERROR, "command_failed", stop.message, **facts)
+    elif not as_json:
         style = "" if stop.exit_code == INTERRUPTED else "red"
         # As Text: names in square brackets are names, not markup.
         stderr().print(Text(f"{stop.message} {stop.hint}".rstrip(), style=style), soft_wrap=True)
@@ -120,7 +126,10 @@ def write_error(stop: Stop, *, as_json: bool) -> int:
 
 def write_note(message: str) -> None:
     """Tell the person something that is neither data nor an error."""
-    stderr().print(Text(message, style="yellow"), soft_wrap=True)
+    if log_lines.active():
+        tell(logging.WARNING, "note", message)
+    else:
+        stderr().print(Text(message, style="yellow"), soft_wrap=True)
 
 
 def tolerate_any_character() -> None:

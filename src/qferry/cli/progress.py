@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,9 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from qferry.cli import log_lines
 from qferry.flows.effects import Report
+from qferry.logs import tell
 
 Reporter: TypeAlias = Callable[[Report], None]
 
@@ -57,7 +60,9 @@ def progress(console: Console, *, quiet: bool) -> Iterator[Reporter]:
         console: The one on stderr.
         quiet: Show nothing unless a person is watching.
     """
-    if console.is_terminal and not console.is_dumb_terminal:
+    if log_lines.active():
+        yield Lines(console, say=_logged).show
+    elif console.is_terminal and not console.is_dumb_terminal:
         with Bars(console) as bars:
             yield bars.show
             bars.conclude()
@@ -74,11 +79,14 @@ class Lines:
     Args:
         console: Where.
         clock: Tells the seconds.
+        say: Writes a report; by default as a sentence, there.
     """
 
-    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console
+    def __init__(
+        self, console: Console, *, clock: Callable[[], float] = time.monotonic, say: Reporter | None = None
+    ) -> None:
         self._clock = clock
+        self._say = say or (lambda report: console.print(Text(sentence(report)), soft_wrap=True))
         self._shown_at: dict[str, float] = {}
 
     def show(self, report: Report) -> None:
@@ -87,7 +95,12 @@ class Lines:
         if now - self._shown_at.get(report.stage, now - _LINE_EVERY_S) < _LINE_EVERY_S:
             return
         self._shown_at[report.stage] = now
-        self._console.print(Text(sentence(report)), soft_wrap=True)
+        self._say(report)
+
+
+def _logged(report: Report) -> None:
+    facts = {"stage": report.stage, "done": report.done, "total": report.total, "text": report.text}
+    tell(logging.INFO, "progress", sentence(report), **facts)
 
 
 class Bars:

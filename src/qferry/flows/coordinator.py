@@ -11,6 +11,7 @@ nothing the predecessor has sent, or will send when its process wakes up in an h
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any
 from qferry.control import records, wire
 from qferry.errors import Conflict, FerryError, Refused, Rejected, RemoteFailure, Unreachable
 from qferry.flows.effects import Flow, Json, NewId, Now, Report, Request, Sleep, Today
+from qferry.logs import tell
 from qferry.protocol import phases
 from qferry.protocol.phases import JOURNALLED, Event, Phase, Side
 from qferry.protocol.records import CLAIM_S, LEASE_MARGIN_S, LEASE_S, Migration, Writer, suspicion_name
@@ -103,6 +105,8 @@ class Coordinator:
         m = self.migration
         line = {"migration": m.id, "at": at, "who": self.who, "epoch": m.epoch, "what": what, "details": details}
         yield records.put_event(event_id, line)
+        facts = {"source": m.source, "target": m.target, "phase": m.phase.value, "epoch": m.epoch, "details": details}
+        tell(logging.INFO, "history", f"`{m.source}` to `{m.target}`: {what}.", what=what, who=self.who, **facts)
 
     def stay(self, *, every_s: float = CLAIM_BEAT_S) -> Flow[None]:
         """Keep the claim; call it in every loop that takes longer than a moment."""
@@ -434,6 +438,8 @@ def claim(migration: Migration, who: str, *, ack_timeout_s: float = 60.0, at_onc
     m = yield from records.read_migration(m.id)
     if m.claim != token:
         raise Conflict("Another coordinator was faster.", hint="Look at `qferry status`, then run the command again.")
+    facts = {"source": m.source, "target": m.target, "who": who, "taken_from": migration.claim_by or None}
+    tell(logging.INFO, "claimed", f"`{m.source}` to `{m.target}`: claimed by {who}.", **facts)
     return Coordinator(m, token, who, ack_timeout_s)
 
 

@@ -125,6 +125,7 @@ class Report:
     done: int | None = None
     total: int | None = None
     text: str = ""
+    repaired: int = 0  # points written to the target since the report before
 
 
 class Work(Protocol):

@@ -9,6 +9,7 @@ cannot land any more.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
@@ -22,6 +23,7 @@ from qferry.flows.configuration import is_replicated
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Flow, Json, Report, Sleep, Together
 from qferry.flows.pages import whole
+from qferry.logs import tell
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Phase, Side
 from qferry.protocol.records import HOME, Migration
@@ -152,12 +154,19 @@ def drain(co: Coordinator, *, mend: bool = True) -> Flow[Settled]:
         page = yield wire.scroll(HOME, m.journal_collection, offset=offset, limit=CHECK_POINTS, payload=["token"])
         entries = {point["id"]: point["payload"]["token"] for point in page["points"]}
         if entries:
-            total += yield from _settle(co, entries, mend=mend)
-            yield Report("settle", min(total.checked, expected), expected, "checking written points")
+            done = yield from _settle(co, entries, mend=mend)
+            total += done
+            checked = min(total.checked, expected)
+            yield Report("settle", checked, expected, "checking written points", repaired=done.repaired)
         yield from co.stay()
         offset = page["next_page_offset"]
         if offset is None:
-            return total
+            break
+    if total.checked:
+        facts = {"checked": total.checked, "repaired": total.repaired, "left": total.left}
+        said = f"{total.checked:,} written points checked, {total.repaired:,} repaired, {total.left:,} left"
+        tell(logging.INFO, "settled", f"`{m.source}` to `{m.target}`: {said}.", source=m.source, **facts)
+    return total
 
 
 def _settle(co: Coordinator, entries: dict[PointId, str], *, mend: bool) -> Flow[Settled]:

@@ -148,6 +148,34 @@ class Pace:
         return f"{self.points_per_s:,.0f} points/s: {self.reason}" if self.reason else ""
 
 
+# What each reason says that no other one does, the most telling first: one that is over names the one before.
+_MARKS = {
+    "recovering": "speeding up again",
+    "paused": "stands still: paused",
+    "quiet_hours": "in the quiet hours",
+    "target_failing": "the target reports an error",
+    "application_latency": "the application's p99",
+    "read_latency": "a read of one point takes",
+    "update_queue": "updates wait on the target",
+    "memory": "of its machine's memory",
+    "limit": "the limit that is set",
+}
+REASONS = (*_MARKS, "other")
+
+
+def reason_of(pace: str) -> str | None:
+    """Which of `REASONS` a recorded `Pace` gives; None if nothing holds it up."""
+    return next((reason for reason, mark in _MARKS.items() if mark in pace), "other") if pace else None
+
+
+def points_per_s_of(pace: str) -> float | None:
+    """How fast a recorded `Pace` lets it go; None if as fast as it can."""
+    if pace.startswith("stands still"):
+        return 0.0
+    number = pace.partition(" points/s")[0].replace(",", "")
+    return float(number) if number.isdecimal() else None
+
+
 class Governor:
     """What is allowed from one look to the next."""
 
