@@ -43,6 +43,7 @@ from qferry.protocol.checklist import PROOFS, Metric, Seen, checklist
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, out_of_order
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Strategy, WritePolicy, Writer
 from qferry.protocol.throttle import Limits
+from qferry.tracing import traced
 
 T = TypeVar("T")
 
@@ -210,6 +211,7 @@ def plan(
     return Forecast(**{field.name: getattr(planned, field.name) for field in fields(planned)}, preflight=found)
 
 
+@traced
 def start(
     connection: Connection,
     source: str,
@@ -329,6 +331,7 @@ def _done(migration: Migration, detail: str) -> Done:
     return Done(migration.source, migration.target, migration.phase.value, detail)
 
 
+@traced
 def backfill(
     connection: Connection,
     source: str | None = None,
@@ -370,6 +373,7 @@ def backfill(
     return _done(migration, f"{copied:,} points copied, {repaired:,} of those written meanwhile brought up to date")
 
 
+@traced
 def verify(
     connection: Connection,
     source: str | None = None,
@@ -430,6 +434,7 @@ def throttle(
         return Throttled(m.source, m.target, m.limits, m.claim_by, m.pace)
 
 
+@traced
 def switch(
     connection: Connection,
     source: str | None = None,
@@ -445,12 +450,14 @@ def switch(
     return _done(migration, f"{percent} % of the reads are served by `{migration.target}`")
 
 
+@traced
 def rollback(connection: Connection, source: str | None = None, *, report: Reporter = lambda _: None) -> Done:
     """Send all reads back to the source; a coordinator that is at work is stopped."""
     _, migration = _coordinate(connection, source, lifecycle.rollback, report, at_once=True)
     return _done(migration, f"all reads are served by `{migration.source}`; writes still reach both")
 
 
+@traced
 def soak(
     connection: Connection, source: str | None = None, *, seconds: float, report: Reporter = lambda _: None
 ) -> Done:
@@ -459,12 +466,14 @@ def soak(
     return _done(migration, f"{repaired:,} points repaired in {seconds:.0f} s")
 
 
+@traced
 def abort(connection: Connection, source: str | None = None, *, report: Reporter = lambda _: None) -> Done:
     """Give the migration up: writes on the source alone, target and journal removed."""
     _, migration = _coordinate(connection, source, lifecycle.abort, report, at_once=True)
     return _done(migration, f"`{migration.source}` is as it was; `{migration.target}` is removed")
 
 
+@traced
 def finish(
     connection: Connection,
     source: str | None = None,
@@ -488,6 +497,7 @@ def finish(
     )
 
 
+@traced
 def cleanup(
     connection: Connection,
     source: str | None = None,

@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"control"},
     {"flows"},
     {"transfer"},
-    {"options", "drivers"},
+    {"options", "drivers", "tracing"},
     {"clients"},
     {"connection"},
     {"dask_crew"},

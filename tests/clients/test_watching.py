@@ -21,7 +21,8 @@ from staging import Caller, Migrating, Pairing, point
 from qferry import FerryClient, FerryOptions, LeaseLost, commands
 from qferry.clients import watching
 from qferry.clients.watching import Beats
-from qferry.errors import Unreachable
+from qferry.errors import Refused, Unreachable
+from qferry.flows.effects import Report
 from qferry.protocol.records import LEASE_S
 
 WATCHED = FerryOptions(heartbeat_s=0.2, metrics=True)
@@ -189,6 +190,31 @@ def test_span_is_a_child_of_the_application_s_and_current_within(
     parent = by_name["qferry.read"].parent
     assert parent is not None
     assert parent.span_id == request.get_span_context().span_id
+
+
+def test_command_has_a_span_and_its_stages_have_one_inside(
+    migrating: Migrating, exporter: InMemorySpanExporter
+) -> None:
+    """What took how long, also of a command that was refused; reports still arrive."""
+    migrating.start()
+    exporter.clear()
+    reports: list[Report] = []
+    commands.backfill(migrating.connection, migrating.source, report=reports.append)
+    *stages, command = exporter.get_finished_spans()
+    assert command.name == "qferry.backfill"
+    assert [span.name for span in stages] == ["qferry.stage.copy"]
+    assert reports[-1].stage == "copy"
+    context = command.get_span_context()
+    assert context is not None
+    assert all(span.parent is not None and span.parent.span_id == context.span_id for span in stages)
+    exporter.clear()
+    with pytest.raises(Refused):
+        commands.switch(migrating.connection, migrating.source, percent=10)
+    (refused,) = (span for span in exporter.get_finished_spans() if span.name == "qferry.switch")
+    assert refused.attributes is not None
+    assert refused.attributes["error.type"] == "Refused"
+    assert not refused.status.is_ok
+    assert not refused.events
 
 
 def test_log_tells_what_changes_and_nothing_for_each_call(
