@@ -4,6 +4,7 @@ Move a live Qdrant collection to another one without stopping the application an
 `FerryClient` and `AsyncFerryClient` replace qdrant-client's two; everything else is the `qferry` command.
 """
 
+from qferry.callers import caller
 from qferry.clients.async_ferry_client import AsyncFerryClient
 from qferry.clients.ferry_client import FerryClient
 from qferry.errors import (
@@ -38,4 +39,5 @@ __all__ = [
     "RemoteFailure",
     "TargetWriteFailed",
     "Unreachable",
+    "caller",
 ]

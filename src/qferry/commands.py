@@ -39,9 +39,11 @@ from qferry.preflight import rights
 from qferry.preflight.gates import Line
 from qferry.preflight.look import look
 from qferry.preflight.report import Forecast
+from qferry.protocol.canary import Tolerance
 from qferry.protocol.checklist import PROOFS, Metric, Seen, checklist
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, out_of_order
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Strategy, WritePolicy, Writer
+from qferry.protocol.shadow import Totals, total
 from qferry.protocol.throttle import Limits
 from qferry.tracing import traced
 
@@ -117,6 +119,7 @@ class Status:
     target_points: int | None
     target_status: str | None
     checklist: tuple[Metric, ...]
+    shadow: Totals | None = None  # what shadow reads have found since they were asked for; None: they are not
 
 
 @dataclass(frozen=True)
@@ -441,13 +444,52 @@ def switch(
     *,
     percent: int,
     green_timeout_s: float = 3600.0,
+    shadow_percent: float | None = None,
+    max_errors_percent: float | None = None,
+    max_read_ms: float | None = None,
     report: Reporter = lambda _: None,
 ) -> Done:
-    """Send `percent` (0 to 100) of the reads to the target."""
+    """
+    Send `percent` (0 to 100) of the reads to the target, also if readers have stepped back from it.
+
+    What is not given stays as it is.
+
+    Args:
+        connection: The servers.
+        source: The migration.
+        percent: The share of the reads that the target serves.
+        green_timeout_s: How long to wait for the target's indexes, in seconds.
+        shadow_percent: The share of the reads that is repeated on the other side, to compare; 0: none.
+        max_errors_percent: The share of the target's reads that may fail before readers go back to the source.
+        max_read_ms: What 95 of 100 reads on the target may take before that, in milliseconds; 0: as long as they like.
+        report: Receives progress.
+
+    Raises:
+        Misuse: A share, or a limit, is none; nothing was changed.
+        Refused: A gate is not passed.
+    """
+    settings = _canary(percent, shadow_percent, {"max_errors_percent": max_errors_percent, "max_ms": max_read_ms})
     _, migration = _coordinate(
-        connection, source, lambda co: lifecycle.switch(co, percent, green_timeout_s=green_timeout_s), report
+        connection,
+        source,
+        lambda co: lifecycle.switch(co, percent, green_timeout_s=green_timeout_s, settings=settings),
+        report,
     )
-    return _done(migration, f"{percent} % of the reads are served by `{migration.target}`")
+    shadows = migration.shadow_percent
+    compared = f"; {shadows:g} % are repeated on the other side, to compare" if shadows else ""
+    return _done(migration, f"{percent} % of the reads are served by `{migration.target}`{compared}")
+
+
+def _canary(percent: float, shadow_percent: float | None, limits: Mapping[str, float | None]) -> dict[str, float]:
+    """Fields of the record that `switch` changes, checked."""
+    for share in (percent, shadow_percent):
+        if share is not None and not 0 <= share <= lifecycle.ALL_READS:  # nor is NaN
+            raise Misuse(f"{share:g} % is no share of the reads.", hint="Give 0 to 100; nothing was changed.")
+    try:
+        settings = Tolerance.checked(limits)
+    except ValueError as error:
+        raise Misuse(f"That is not a limit: {error}.", hint="Nothing was changed.") from error
+    return settings if shadow_percent is None else {**settings, "shadow_percent": float(shadow_percent)}
 
 
 @traced
@@ -560,9 +602,10 @@ def _status_of(m: Migration, naming: CollectionNaming) -> Flow[Status]:
     theirs = yield from _count_or_none(m.target_url, m.target, replaced=m.phase is Phase.CAPTURING)
     state = (yield wire.info(m.target_url, m.target))["status"] if theirs is not None else None
     concerned = tuple(w for w in writers if m.id in w.seen) if m.phase not in ENDED else ()
+    shadow = total([w.shadow[m.id] for w in writers if m.id in w.shadow], m.shadow_since) if m.shadow_percent else None
     proofs = yield from records.events(m.id, PROOFS)
     metrics = checklist(m, Seen(concerned, ours, theirs, proofs, _is_old(naming, m.target)))
-    return Status(m, concerned, debt or 0, ours, theirs, state, metrics)
+    return Status(m, concerned, debt or 0, ours, theirs, state, metrics, shadow)
 
 
 def _is_old(naming: CollectionNaming, target: str) -> bool:

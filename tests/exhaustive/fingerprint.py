@@ -33,7 +33,10 @@ from .liveness import read_later
 
 # Counted for people, read by no flow except to report it (and there left out too, see servers.py).
 IRRELEVANT: dict[type, frozenset[str]] = {
-    Session: frozenset({"random", "calls", "calls_at_last_beat", "timed_s", "beat", "host", "pid", "since"}),
+    # Nothing follows from what is watched: the scopes' migrations put up with everything (scope.py).
+    Session: frozenset(
+        {"random", "caller", "calls", "calls_at_last_beat", "timed_s", "beat", "host", "pid", "since", "watches"}
+    ),
     View: frozenset({"oldest_call"}),
 }
 _OF_THE_INTERPRETER = (CodeType, FrameType, ModuleType, type, BuiltinFunctionType)

@@ -116,6 +116,7 @@ def setting(scope: Scope) -> Setting:
         claim=HOLDER,
         mend=f"{CONTROL_COLLECTION}_{_ID[:8]}_mend_1" if switched and scope.mending else "",
         verified={"at": TODAY, "epoch": _EPOCH} if switched else None,
+        canary_max_errors_percent=100,  # nobody steps back; the simulation sees to that (fingerprint.py)
     )
     names = _WRITERS[: len(scope.calls)]
     collections = (CONTROL_COLLECTION, migration.journal_collection, SOURCE, TARGET)

@@ -11,6 +11,7 @@ from qferry.flows.heartbeat import FLUSH_POINTS, SOON_S, beat, flush, goodbye, p
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.phases import Phase
 from qferry.protocol.records import LEASE_S, Migration
+from qferry.protocol.session import Session
 
 
 class Server:
@@ -286,3 +287,102 @@ def test_a_heartbeat_reports_how_long_calls_took_since_the_last_one() -> None:
         if isinstance(e, Request) and e.op == "upsert" and e.body["points"][0]["payload"].get("kind") == "writer"
     ]
     assert reports == [40.0, None]
+
+
+SWITCHED = MIGRATION.with_changes({"phase": Phase.SWITCHED, "read_percent": 100})
+
+
+class Records(Server):
+    """A control collection that carries out step backs as a server does: filter and write in one step."""
+
+    def __call__(self, effect: Request | Call) -> Any:
+        """Answer a request."""
+        if isinstance(effect, Request) and effect.op == "set_payload" and effect.op not in self.fails:
+            must = {c["key"]: c["match"]["value"] for c in effect.body["filter"]["must"] if "key" in c}
+            for n, m in enumerate(self.migrations):
+                if (m.phase.value, m.epoch, m.stepped_back) == (must["phase"], must["epoch"], ""):
+                    self.migrations[n] = m.with_changes(effect.body["payload"])
+        return super().__call__(effect)
+
+
+def unhappy(record: Migration = SWITCHED) -> Session:
+    """Return a registered session that has met errors on the target."""
+    found = session(record)
+    found.registered = True
+    route = found.route("a")
+    assert route is not None
+    for _ in range(2):
+        found.watch(route).fail(0.5)
+    return found
+
+
+def events(play: Play) -> list[Any]:
+    """Return the lines of history that were written."""
+    bodies = [e.body["points"][0]["payload"] for e in play.sent if isinstance(e, Request) and e.op == "upsert"]
+    return [body for body in bodies if body.get("kind") == "event"]
+
+
+def test_beat_records_that_readers_step_back_and_writes_a_line_of_history() -> None:
+    """Once: the next beat has nothing more to tell."""
+    server = Records(SWITCHED)
+    play, found = Play(server), unhappy()
+    play.run(beat(found))
+    reason = server.migrations[0].stepped_back
+    assert reason.startswith("host pid 1: 2 of its 2 reads")
+    assert [(e["what"], e["details"], e["epoch"], e["who"]) for e in events(play)] == [
+        ("reads stepped back to the source", {"reason": reason}, 1, "host pid 1")
+    ]
+    assert where(play) == ["control upsert", "control set_payload", "control scroll", "control upsert"]
+    assert found.steps == {}
+    route = found.route("a")
+    assert route is not None
+    assert route.read_percent == 0
+    play.run(beat(found))
+    assert len(events(play)) == 1
+
+
+def test_beat_leaves_the_word_to_the_first_who_steps_back() -> None:
+    """Its reason is in the record, and its line in the history."""
+    server = Records(SWITCHED.with_changes({"stepped_back": "web-2 pid 7: slow"}))
+    play, found = Play(server), unhappy()
+    play.run(beat(found))
+    assert server.migrations[0].stepped_back == "web-2 pid 7: slow"
+    assert (events(play), found.steps) == ([], {})
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [{"phase": Phase.COPIED, "epoch": 2}, {"phase": Phase.FINISHING, "epoch": 2}, {"epoch": 2}],
+    ids=["rolled back", "sealed", "another epoch"],
+)
+def test_step_back_that_a_coordinator_has_overtaken_changes_nothing(meanwhile: dict[str, Any]) -> None:
+    """Filter and write are one step; what it says is of another epoch."""
+    server = Records(SWITCHED.with_changes(meanwhile))
+    play, found = Play(server), unhappy()
+    play.run(beat(found))
+    assert server.migrations[0].stepped_back == ""
+    assert (events(play), found.steps) == ([], {})
+    play.run(beat(found))
+    # If it was a roll call only, and the target is no better, the client says so again.
+    assert bool(server.migrations[0].stepped_back) is (server.migrations[0].phase is Phase.SWITCHED)
+
+
+def test_step_back_that_may_not_be_recorded_is_the_clients_own() -> None:
+    """The server refuses it; the client's reads are on the source all the same, and its heart beats on."""
+    server = Records(SWITCHED, fails={"set_payload": Rejected("no", status=403)})
+    play, found = Play(server), unhappy()
+    play.run(beat(found))
+    route = found.route("a")
+    assert route is not None
+    assert (route.read_percent, list(found.steps)) == (0, [SWITCHED.id])
+
+
+def test_client_that_may_only_read_steps_back_for_itself() -> None:
+    """It writes nothing."""
+    play, found = Play(Records(SWITCHED)), unhappy()
+    found.registered, found.observer = False, True
+    play.run(beat(found))
+    assert where(play) == ["control scroll"]
+    route = found.route("a")
+    assert route is not None
+    assert route.read_percent == 0

@@ -192,3 +192,52 @@ def test_call_that_concerns_the_collection_itself_goes_to_the_truth(value: Phase
     """A snapshot is of the side that holds everything, whatever the read share."""
     found = session(phase(value, read_percent=100))
     assert Play(answered).run(on_truth(found, "create_snapshot", "b", {})) == side
+
+
+SHARED = phase(Phase.SWITCHED, read_percent=100)
+
+
+def test_read_that_the_source_answers_in_the_targets_place_is_an_error_of_the_target() -> None:
+    """Its caller does not notice, but the client does."""
+    play = Play(lambda effect: RuntimeError("no") if answered(effect) == "b" else "from a")
+    found = session(SHARED)
+    assert play.run(read(found, "count", "a", {})) == "from a"
+    watch = found.watches[SHARED.id]
+    assert (list(watch.ended), watch.under_way) == ([(1.0, 0.0, True)], {})
+
+
+def test_read_that_has_failed_without_a_flow_counts_once_the_source_has_answered() -> None:
+    """It comes here for a second time."""
+    play, found = Play(answered), session(SHARED)
+    assert play.run(read(found, "count", "a", {}, from_source=True)) == "a"
+    assert [failed for _, _, failed in found.watches[SHARED.id].ended] == [True]
+
+
+def test_read_that_fails_on_both_sides_is_the_callers_mistake() -> None:
+    """Nobody is sent back for a query that no collection could answer."""
+    play, found = Play(lambda _: RuntimeError("no such vector")), session(SHARED)
+    with pytest.raises(RuntimeError):
+        play.run(read(found, "count", "a", {}))
+    assert (list(found.watches[SHARED.id].ended), found.watches[SHARED.id].under_way) == ([], {})
+
+
+def test_read_that_the_target_answers_is_timed() -> None:
+    """From its sending to its answer."""
+    found = session(SHARED)
+
+    def slow(effect: Request | Call) -> str:
+        assert list(found.watches[SHARED.id].under_way.values()) == [1.0]
+        play.now += 0.3
+        return answered(effect)
+
+    play = Play(slow)
+    assert play.run(read(found, "count", "a", {})) == "b"
+    assert [(round(seconds, 3), failed) for _, seconds, failed in found.watches[SHARED.id].ended] == [(0.3, False)]
+
+
+@pytest.mark.parametrize("value", [Phase.COPIED, Phase.FINISHING, Phase.FINISHED])
+def test_read_on_the_side_that_is_truth_is_not_watched(value: Phase) -> None:
+    """There is nothing to step back to."""
+    found = session(phase(value, read_percent=100 if value is not Phase.COPIED else 0))
+    Play(answered).run(read(found, "count", "a", {}))
+    assert found.watches == {}

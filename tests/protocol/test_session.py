@@ -6,6 +6,7 @@ from qferry.protocol.doubt import Doubt
 from qferry.protocol.phases import Phase, Routing, Side
 from qferry.protocol.records import LEASE_S, Migration, Pins, WritePolicy
 from qferry.protocol.session import KEEPS_JOURNAL, TIMED_MAX, Quiet, Route, Session, p99_ms
+from qferry.protocol.shadow import Totals
 
 DUAL = [Phase.STARTING, Phase.COPYING, Phase.COPIED, Phase.SWITCHED]
 
@@ -332,7 +333,9 @@ def test_read_is_quiet_and_goes_where_it_is_routed(routed: Migration, place: str
     found = session()
     learn(found, [routed], at=0.0)
     quiet = found.enter_quiet(1.0, "a", write=False)
-    assert quiet == Quiet(found.view, found.term, place, final=final, began=1.0)
+    assert quiet is not None
+    assert quiet[:5] == Quiet(found.view, found.term, place, final=final, began=1.0)[:5]
+    assert (quiet.watch is None) is final
     assert found.view.active == 1
 
 
@@ -455,3 +458,166 @@ def test_timed_calls_are_bounded() -> None:
 def test_all_but_a_hundredth_of_the_calls_take_p99_at_most(seconds: list[float], found: float | None) -> None:
     """Of fewer than a hundred it is the slowest."""
     assert p99_ms(seconds) == found
+
+
+def at(percent: int, **changes: object) -> Migration:
+    """Return a switched migration, with that share of the reads on the target."""
+    return migration(Phase.SWITCHED, read_percent=percent, **changes)
+
+
+def test_reads_of_one_caller_go_to_one_side() -> None:
+    """And who is on the target stays there as the share grows; without a key, reads are drawn."""
+    keys = [f"tenant-{n}" for n in range(100)]
+    served = {}
+    for percent in (10, 25, 100):
+        found = session()
+        learn(found, [at(percent)], at=0.0)
+        route = found.route("a")
+        assert route is not None
+        served[percent] = set()
+        for key in keys:
+            found.caller = lambda key=key: key  # type: ignore[misc]  # the loop's present key
+            sides = {found.side_to_read(route) for _ in range(5)}
+            assert len(sides) == 1
+            served[percent] |= {key} if sides == {Side.TARGET} else set()
+        found.caller = lambda: None
+        assert found.side_to_read(route) is (Side.TARGET if percent > 50 else Side.SOURCE)
+    assert set() < served[10] < served[25] < served[100] == set(keys)
+
+
+@pytest.mark.parametrize("pin", [None, True])
+def test_readers_who_stepped_back_read_the_source(pin: bool | None) -> None:
+    """Whatever the share and the pin, as long as the source is the truth."""
+    back = at(100, stepped_back="web-1: slow")
+    assert Route.of(back, Pins(new_reads=pin)).read_percent == 0
+    assert Route.of(at(100), Pins(new_reads=pin), stepped_back=True).read_percent == 0
+    sealed = back.with_changes({"phase": Phase.FINISHING})
+    assert Route.of(sealed, Pins(new_reads=pin), stepped_back=True).read_percent == 100
+
+
+def fail_on_target(found: Session, *, now: float) -> None:
+    """Let two reads on the target fail that the source answers."""
+    route = found.route("a")
+    assert route is not None
+    found.watch(route).fail(now)
+    found.watch(route).fail(now)
+
+
+def test_client_that_meets_errors_on_the_target_reads_the_source_at_once() -> None:
+    """With a reason that names it; writes go on as they were, and nothing is to be acknowledged anew."""
+    found = session()
+    learn(found, [at(100)], at=0.0)
+    found.acknowledge(found.view)
+    fail_on_target(found, now=1.0)
+    found.look_at_targets(1.0)
+    route = found.route("a")
+    assert route is not None
+    assert (route.read_percent, route.writes) == (0, Routing.DUAL)
+    assert found.steps["m1"].epoch == 1
+    assert found.steps["m1"].reason.startswith("host pid 1: 2 of its 2 reads on the target")
+    assert not found.awaiting_acknowledgement()
+    learn(found, [at(100)], at=1.0)  # the record may not say so yet
+    assert found.route("a") is route
+
+
+def test_client_does_not_step_back_once_the_target_is_the_truth() -> None:
+    """There is nothing to step back to."""
+    found = session()
+    learn(found, [at(100)], at=0.0)
+    fail_on_target(found, now=1.0)
+    learn(found, [migration(Phase.FINISHING, epoch=2, read_percent=100)], at=1.0)
+    found.look_at_targets(1.0)
+    assert (found.steps, found.watches) == ({}, {})
+
+
+def test_step_back_of_others_is_adopted_without_a_new_epoch() -> None:
+    """Clients may not raise it."""
+    found = session()
+    learn(found, [at(30)], at=0.0)
+    learn(found, [at(30, stepped_back="web-2: slow")], at=1.0)
+    route = found.route("a")
+    assert route is not None
+    assert route.read_percent == 0
+
+
+def test_new_epoch_ends_a_step_back_and_what_was_seen_counts_on() -> None:
+    """A coordinator has spoken; a target that is no better is left again with the next heartbeat."""
+    found = session()
+    learn(found, [at(100)], at=0.0)
+    fail_on_target(found, now=1.0)
+    found.look_at_targets(1.0)
+    learn(found, [at(100, epoch=2)], at=1.0)
+    route = found.route("a")
+    assert route is not None
+    assert (found.steps, route.read_percent) == ({}, 100)
+    found.look_at_targets(2.0)
+    assert found.steps["m1"].epoch == 2
+
+
+def test_what_was_seen_before_a_recorded_step_back_does_not_count_after_the_next_switch() -> None:
+    """The target has been mended, or so the operator says."""
+    found = session()
+    learn(found, [at(100)], at=0.0)
+    fail_on_target(found, now=1.0)
+    learn(found, [at(100, stepped_back="web-2: slow")], at=1.0)
+    learn(found, [at(100, epoch=2)], at=1.5)
+    found.look_at_targets(2.0)
+    assert found.steps == {}
+
+
+def test_quiet_read_on_the_target_is_watched() -> None:
+    """From when it begins."""
+    found = session()
+    learn(found, [at(100)], at=0.0)
+    quiet = found.enter_quiet(1.0, "a", write=False)
+    assert quiet is not None
+    assert (quiet.side, quiet.watch) == (Side.TARGET, found.watches["m1"])
+    assert found.watches["m1"].under_way == {quiet.number: 1.0}
+
+
+def test_read_that_began_before_the_present_epoch_does_not_end_another_one() -> None:
+    """It knows its own watch."""
+    found = session()
+    learn(found, [at(100)], at=0.0)
+    old = found.enter_quiet(1.0, "a", write=False)
+    learn(found, [migration(Phase.COPIED, epoch=2)], at=1.0)
+    learn(found, [at(100, epoch=3)], at=1.0)
+    new = found.enter_quiet(1.0, "a", write=False)
+    assert old is not None
+    assert new is not None
+    assert (old.number, old.watch is new.watch) == (new.number, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pins", "percent"),
+    [
+        ({}, Pins(), 60.0),
+        ({"reads_held": True}, Pins(), 0.0),
+        ({"phase": Phase.COPIED}, Pins(), 0.0),
+        ({"phase": Phase.FINISHING}, Pins(), 0.0),
+        ({}, Pins(dual_write=False), 0.0),
+        ({"stepped_back": "web-1: slow"}, Pins(), 60.0),
+    ],
+)
+def test_reads_are_shadowed_while_both_sides_have_every_write(
+    changes: dict[str, object], pins: Pins, percent: float
+) -> None:
+    """And while no point is being repaired."""
+    found = session(pins)
+    learn(found, [at(0).with_changes({"shadow_percent": 60.0, **changes})], at=0.0)
+    route = found.route("a")
+    assert route is not None
+    assert route.shadow_percent == percent
+    assert found.shadowed(route, "query_points") is (percent > 50)
+    assert not found.shadowed(route, "facet")
+
+
+def test_shadow_totals_begin_anew_when_shadows_are_asked_for_anew() -> None:
+    """What was compared before does not count."""
+    found = session()
+    learn(found, [at(0, shadow_percent=5.0, shadow_since=1)], at=0.0)
+    found.shadow(at(0, shadow_since=1), Totals(compared=1, overlap=1.0))
+    found.shadow(at(0, shadow_since=1), Totals(dropped=1))
+    assert found.record(0.0).shadow == {"m1": Totals(1, compared=1, overlap=1.0, dropped=1).plain()}
+    found.shadow(at(0, shadow_since=9), Totals(errors=1))
+    assert found.record(0.0).shadow == {"m1": Totals(9, errors=1).plain()}

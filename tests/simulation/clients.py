@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from .world import Accidents, Process, Task, World
 
 # A lease has room for two of them, or for one: most heartbeats of a run find nothing to do.
 HEARTBEATS_S = (0.8, 1.2, 2.0)
+_IMPATIENT, _STEPS_BACK = 0.3, 0.3
 
 
 class Client(Process):
@@ -38,6 +40,9 @@ class Client(Process):
         self._beating = False
         self._heart: Task | None = None
         self._waiting: list[tuple[Answered, bool]] = []
+        # In so many runs it finds fault with the target again and again, for no reason.
+        self._moody = random.Random(f"{world.seed} {name} patience")
+        self._impatient = self._moody.random() < _IMPATIENT
 
     def fresh(self, answered: Answered, renew: bool) -> None:
         """Carry out `Fresh`: one heartbeat at a time, like the clients do."""
@@ -52,9 +57,18 @@ class Client(Process):
             answered, renew = self._waiting.pop(self.random.randrange(len(self._waiting)))
             if renew or not self.session.valid(self.clock()):
                 self._beating = True
+                if self._impatient and not self.world.network.calm:
+                    self._step_back()
                 self.run(beat(self.session), lambda t, _, error, a=answered: self._beaten(t, a, error))
                 return
             self.world.after(0.0, lambda a=answered: a(None, None, ""))
+
+    def _step_back(self) -> None:
+        """Send its reads back to the source, perhaps."""
+        for m in list(self.session.view.migrations.values()):
+            route = self.session.route(m.source)
+            if route is not None and route.may_step_back and self._moody.random() < _STEPS_BACK:
+                self.session.step_back(m, f"{self.name} has no patience: {self._moody.random()}")
 
     def _beaten(self, beating: Task, answered: Answered, error: BaseException | None) -> None:
         self._beating = False

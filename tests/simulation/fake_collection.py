@@ -107,6 +107,8 @@ def matches(condition: Json, point_id: Id, payload: Json) -> bool:
     """Whether a point passes a filter, or one condition of it; other kinds than these are not simulated."""
     if "has_id" in condition:
         return point_id in condition["has_id"]
+    if "is_empty" in condition:
+        return payload.get(condition["is_empty"]["key"]) in (None, [])
     if "key" in condition:
         found = payload.get(condition["key"])
         values = found if isinstance(found, list) else [found]

@@ -223,7 +223,8 @@ class Operator:
             "cleanup": cleanup,
         }
         what = goal.what
-        if what == "finish" and m.phase is Phase.SWITCHED and m.read_percent != lifecycle.ALL_READS:
+        on_target = m.read_percent == lifecycle.ALL_READS and not m.stepped_back
+        if what == "finish" and m.phase is Phase.SWITCHED and not on_target:
             return "switch", _claimed(m, lambda co: lifecycle.switch(co, lifecycle.ALL_READS))
         return what, _claimed(m, commands[what])
 

@@ -154,12 +154,22 @@ def switch(
     context: Context,
     percent: options.Percent,
     source: Source = None,
+    shadow: options.Shadow = None,
+    max_errors: options.MaxErrors = None,
+    max_read_ms: options.MaxReadMs = None,
     green_timeout: options.GreenTimeout = GREEN_TIMEOUT_S,
 ) -> Answer:
-    """Let the target serve a share of the reads."""
+    """Let the target serve a share of the reads, and say when it must not."""
     with context.progress() as report:
         done = commands.switch(
-            context.connection, source, percent=percent, green_timeout_s=green_timeout, report=report
+            context.connection,
+            source,
+            percent=percent,
+            green_timeout_s=green_timeout,
+            shadow_percent=options.percent(shadow),
+            max_errors_percent=options.percent(max_errors),
+            max_read_ms=max_read_ms,
+            report=report,
         )
     following = "finish {0}" if percent == shapes.ALL_READS else "switch {0} --percent 100"
     return Answer(plain(done), render.done(done, f"{following}, or qferry rollback {{0}}"))

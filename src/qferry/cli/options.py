@@ -57,6 +57,23 @@ def finite(seconds: float | None) -> float | None:
     return seconds
 
 
+def share_of(option: str) -> Callable[[str | None], str | None]:
+    """What checks a share that is given as `5%` or `5`."""
+
+    def share(text: str | None) -> str | None:
+        if text is not None and percent(text) is None:
+            raise usage(f"{option} {text!r} is no share.", "Give 0% to 100%, like 5%.")
+        return text
+
+    return share
+
+
+def percent(text: str | None) -> float | None:
+    """The number in `5%`; None if it is no share, or there is none."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%?", (text or "").strip(), re.ASCII)
+    return float(found[1]) if found and float(found[1]) <= 100 else None  # noqa: PLR2004  a whole in per cent
+
+
 def dask_address(address: str | None) -> str | None:
     """The address of a Dask scheduler; None if the variable is empty."""
     if not address:
@@ -161,6 +178,37 @@ AckTimeout = Annotated[
 ]
 Percent = Annotated[
     int, typer.Option("--percent", min=0, max=100, metavar="0..100", help="The share of reads the target serves.")
+]
+Shadow = Annotated[
+    str | None,
+    typer.Option(
+        "--shadow",
+        callback=share_of("--shadow"),
+        metavar="0..100%",
+        show_default=False,
+        help="Repeat this share of the reads on the other side, in the background, and compare; 0: none.",
+    ),
+]
+MaxErrors = Annotated[
+    str | None,
+    typer.Option(
+        "--max-errors",
+        callback=share_of("--max-errors"),
+        metavar="0..100%",
+        show_default=False,
+        help="Let readers go back to the source when more of their reads on the target fail; at first 5%.",
+    ),
+]
+MaxReadMs = Annotated[
+    float | None,
+    typer.Option(
+        "--max-read-ms",
+        min=0,
+        callback=finite,
+        metavar="MS",
+        show_default=False,
+        help="The same when reads on the target take longer (p95); 0, as at first: however long.",
+    ),
 ]
 GreenTimeout = Annotated[
     float,

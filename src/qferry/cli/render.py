@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qferry.cli.run import Ran
-from qferry.cli.shapes import ALL_READS, next_step, writer_data
+from qferry.cli.shapes import ALL_READS, next_step, shadow_data, writer_data
 from qferry.commands import Cleaned, Done, Examination, HistoryLine, Started, Status, Survey, Throttled
 from qferry.control.wire import collection_path
 from qferry.flows.verify import Verification
@@ -23,6 +23,7 @@ from qferry.preflight.sample import human
 from qferry.protocol.checklist import Metric, State
 from qferry.protocol.phases import TARGET_IS_TRUTH, Phase, Side
 from qferry.protocol.records import Migration, Strategy
+from qferry.protocol.shadow import Totals
 from qferry.protocol.throttle import Limits
 
 IDS_SHOWN = 20
@@ -321,7 +322,11 @@ def status(found: Status) -> RenderableType:
     ]
     if found.writers:
         parts.append(_writers(found))
-    parts.append(_facts({"journal": f"{found.debt:,} points to check", "evidence": _evidence(m), **_coordinator(m)}))
+    shadow = {"shadow reads": _shadow(m, found.shadow)} if found.shadow is not None else {}
+    facts = {"journal": f"{found.debt:,} points to check", "evidence": _evidence(m), **shadow, **_coordinator(m)}
+    parts.append(_facts(facts))
+    if m.stepped_back:
+        parts.append(Text(f"Readers stepped back to the source: {m.stepped_back}", style="red"))
     parts += [Text(f"Suspect: {reason}", style="red") for reason in m.suspicions]
     if found.checklist:
         parts.append(_checklist(found.checklist))
@@ -340,6 +345,22 @@ def _checklist(metrics: Sequence[Metric]) -> Table:
     return table
 
 
+def _shadow(m: Migration, found: Totals) -> str:
+    data = shadow_data(m, found)
+    if not found.compared and not found.errors:
+        return f"{m.shadow_percent:g} % of the reads; none was compared yet"
+    said = [
+        f"{m.shadow_percent:g} % of the reads: {found.compared:,} compared",
+        f"overlap {data['mean_overlap']:.3f} in the mean" if found.compared else "",
+        f"{found.mismatches:,} not alike",
+        f"scores differ by {found.score_delta:.2g} at most",
+        f"the target takes {data['latency_ratio']:.2f} times as long" if found.source_s else "",
+        f"{found.errors:,} failed",
+        f"{found.dropped:,} dropped" if found.dropped else "",
+    ]
+    return ", ".join(filter(None, said))
+
+
 def phases(m: Migration) -> Text:
     """The way of a migration in one line, with the place where it stands."""
     if m.phase in (Phase.ABORTING, Phase.ABORTED):
@@ -353,7 +374,8 @@ def phases(m: Migration) -> Text:
     elif m.phase is Phase.CAPTURING:
         names[present] = "journal, before a snapshot"
     elif m.phase is Phase.SWITCHED:
-        names[present] = f"switched {m.read_percent} %" + (", reads held" if m.reads_held else "")
+        aside = ", stepped back" if m.stepped_back else ", reads held" if m.reads_held else ""
+        names[present] = f"switched {m.read_percent} %{aside}"
     elif m.phase in (Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING, Phase.FINISHING):
         names[present] = m.phase.value
     line = Text()
@@ -371,7 +393,7 @@ def phases(m: Migration) -> Text:
 def _sides(found: Status) -> Table:
     m = found.migration
     truth = Side.TARGET if m.phase in TARGET_IS_TRUTH else Side.SOURCE
-    reads = (0 if m.reads_held else m.read_percent) if truth is Side.SOURCE else ALL_READS
+    reads = (0 if m.reads_held or m.stepped_back else m.read_percent) if truth is Side.SOURCE else ALL_READS
     table = _table("side", "collection", "points", "status", "reads", "", numbers=("points", "reads"))
     for side, points, state, share in (
         (Side.SOURCE, found.source_points, "", ALL_READS - reads),

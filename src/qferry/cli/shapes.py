@@ -9,6 +9,7 @@ from typing import Any
 from qferry.commands import Status, Throttled
 from qferry.protocol.phases import ENDED, Phase
 from qferry.protocol.records import Migration, Writer
+from qferry.protocol.shadow import Totals
 
 ALL_READS = 100
 
@@ -25,6 +26,10 @@ def status_data(status: Status) -> dict[str, Any]:
         "truth": m.truth.value,
         "read_percent": m.read_percent,
         "reads_held": m.reads_held,
+        "stepped_back": m.stepped_back or None,
+        "max_errors_percent": m.canary_max_errors_percent,
+        "max_read_ms": m.canary_max_ms,
+        "shadow": shadow_data(m, status.shadow) if status.shadow is not None else None,
         "epoch": m.epoch,
         "policy": m.policy.value,
         "strategy": m.strategy.value,
@@ -45,6 +50,23 @@ def status_data(status: Status) -> dict[str, Any]:
         "cleanup_after": m.cleanup_after,
         "checklist": [dataclasses.asdict(metric) for metric in status.checklist],
         "next": next_step(m),
+    }
+
+
+def shadow_data(m: Migration, found: Totals) -> dict[str, Any]:
+    """What shadow reads have found since they were asked for."""
+    ratio = found.latency_ratio
+    return {
+        "percent": m.shadow_percent,
+        "since_epoch": found.since,
+        "compared": found.compared,
+        "mean_overlap": None if found.mean_overlap is None else round(found.mean_overlap, 4),
+        "mismatches": found.mismatches,
+        "max_score_delta": found.score_delta,
+        "latency_ratio": None if ratio is None else round(ratio, 3),
+        "errors": found.errors,
+        "dropped": found.dropped,
+        "worse": found.worse(m.canary_max_errors_percent) or None,
     }
 
 
@@ -91,11 +113,18 @@ def next_step(m: Migration) -> str:
             return f"Run `qferry verify {source}`."
         case Phase.COPIED:
             return f"Run `qferry switch {source} --percent 10`, or more of the reads at once."
+        case Phase.SWITCHED if m.stepped_back:
+            return (
+                f"Readers went back to the source by themselves. Look at the target's server, then run `qferry switch "
+                f"{source} --percent {m.read_percent}` again, or `qferry rollback {source}`."
+            )
         case Phase.SWITCHED if m.reads_held:
             return (
                 f"Points are being repaired, and reads stay on the source meanwhile. If no command is at work, run "
                 f"`qferry switch {source} --percent {m.read_percent}`."
             )
+        case Phase.SWITCHED if m.read_percent == 0:
+            return f"Run `qferry switch {source} --percent 10`, or `qferry rollback {source}`."
         case Phase.SWITCHED if m.read_percent < ALL_READS:
             return f"Run `qferry switch {source} --percent 100`, or `qferry rollback {source}`."
         case Phase.SWITCHED:

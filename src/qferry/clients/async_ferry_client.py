@@ -29,14 +29,17 @@ from qferry.clients.table import Kind
 from qferry.clients.watching import Beats, metrics_for, watched_async
 from qferry.drivers.aio import AsyncioDriver
 from qferry.drivers.blocking import BlockingDriver
+from qferry.drivers.shadows_async import AsyncShadows
 from qferry.errors import FerryError, LeaseLost
 from qferry.flows.effects import Outcome
 from qferry.flows.heartbeat import beat, goodbye, pulse
-from qferry.flows.routed import confirmed, leave, overtaken, read
+from qferry.flows.routed import Answered, confirmed, leave, overtaken, read, read_somewhere
+from qferry.flows.shadow import Repeat, compare
 from qferry.flows.write import repeatable
 from qferry.logs import tell
 from qferry.options import FerryOptions
 from qferry.protocol.records import HOME
+from qferry.protocol.shadow import Totals
 
 _open: weakref.WeakSet[AsyncFerryClient] = weakref.WeakSet()
 _parents: list[Any] = []
@@ -74,6 +77,7 @@ class AsyncFerryClient(AsyncQdrantClient):
             lambda server: client._server(server),  # noqa: PLW0108, SLF001  a bound method would hold it
             fresh=lambda renew: client._fresh(renew=renew),  # noqa: SLF001  as above
         )
+        self._shadows = AsyncShadows(self._driver.run)
         self._beating: asyncio.Lock | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -111,6 +115,17 @@ class AsyncFerryClient(AsyncQdrantClient):
         """Beat if it is time; for the heartbeat task. Returns the seconds until the next look."""
         return await self._driver.run(pulse(self._session, heartbeat_s))
 
+    def _shadow(self, method: str, arguments: dict[str, Any], found: Answered) -> None:
+        """Repeat a read on the other side, in the background, if it is one of those that are; nothing is raised."""
+        session, route = self._session, found.route
+        if route is None or not session.shadowed(route, method):
+            return
+        repeat = None if self._shadows.full else Repeat.of(session, route, method, arguments, found)
+        if repeat is not None:
+            self._shadows.put(compare(session, repeat))
+        else:
+            session.shadow(route.migration, Totals(dropped=1))
+
     def upload_points(self, collection_name: str, *args: Any, **kwargs: Any) -> None:
         """Upload points, blocking the event loop; see `AsyncQdrantClient.upload_points`."""
         self._uploading_client().upload_points(collection_name, *args, **kwargs)
@@ -128,6 +143,7 @@ class AsyncFerryClient(AsyncQdrantClient):
 
     async def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
         """Flush the journal, say goodbye and close the connections."""
+        self._shadows.close()
         await self._stop_beating()
         if not self._closed:
             self._closed = True
@@ -198,17 +214,24 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
             except Exception as error:  # noqa: BLE001  raised again below, unless its routing is out of date
                 outcome = Outcome(error=error)
             finally:
-                leave(quiet.view, outcome, write=writes)
+                leave(quiet, outcome, time.monotonic(), write=writes)
             if outcome.error is not None and not quiet.final:
                 arguments = by_name(names, args, kwargs)
                 return await self._driver.run(read(session, name, collection_name, arguments, from_source=True))
             if session.over(quiet, time.monotonic()) or await self._driver.run(
                 confirmed(session, quiet.view, quiet.term, collection_name, writes=writes)
             ):
+                if quiet.route is not None and outcome.error is None and quiet.route.shadow_percent:
+                    found = Answered(outcome.value, quiet.route, quiet.side, time.monotonic() - quiet.began)
+                    self._shadow(name, by_name(names, args, kwargs), found)
                 return outcome.result()
             if not repeatable(name, by_name(names, args, kwargs)):
                 raise outcome.error or overtaken()
         arguments = by_name(names, args, kwargs)
+        if kind is Kind.READ:
+            answered = await self._driver.run(read_somewhere(session, name, collection_name, arguments))
+            self._shadow(name, arguments, answered)
+            return answered.value
         return await self._driver.run(flow_for(kind, session, name, collection_name, arguments))
 
     return watched_async(name, kind, method)

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from qdrant_client import models
 
+from qferry.callers import current_caller
 from qferry.clients.table import ROUTED, TABLE, Kind
 from qferry.drivers.http import today
 from qferry.errors import Misuse, NotAllowed
@@ -46,6 +47,7 @@ def new_session(options: FerryOptions) -> Session:
         since=today(),
         pins=options.pins,
         random=random.random,
+        caller=current_caller,
         journal_before=options.journal_before,
     )
 

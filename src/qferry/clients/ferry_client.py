@@ -28,10 +28,12 @@ from qferry.clients.facade import (
 from qferry.clients.table import Kind
 from qferry.clients.watching import Beats, metrics_for, watched
 from qferry.drivers.blocking import BlockingDriver
+from qferry.drivers.shadows import Shadows
 from qferry.errors import FerryError, LeaseLost
 from qferry.flows.effects import Outcome
 from qferry.flows.heartbeat import beat, goodbye, pulse
-from qferry.flows.routed import confirmed, overtaken, read
+from qferry.flows.routed import Answered, confirmed, overtaken, read, read_somewhere
+from qferry.flows.shadow import Repeat, compare, dropped
 from qferry.flows.write import pieces, repeatable, upload
 from qferry.logs import tell
 from qferry.options import FerryOptions
@@ -79,6 +81,7 @@ class FerryClient(QdrantClient):
             lambda server: client._server(server),  # noqa: PLW0108, SLF001  a bound method would hold it
             fresh=lambda renew: client._fresh(renew=renew),  # noqa: SLF001  as above
         )
+        self._shadows = Shadows(self._driver.run)
         self._beating = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -110,6 +113,17 @@ class FerryClient(QdrantClient):
         """Beat if it is time; for the heartbeat thread. Returns the seconds until the next look."""
         return self._driver.run(pulse(self._session, heartbeat_s))
 
+    def _shadow(self, method: str, arguments: dict[str, Any], found: Answered) -> None:
+        """Repeat a read on the other side, in the background, if it is one of those that are; nothing is raised."""
+        session, route = self._session, found.route
+        if route is None or not session.shadowed(route, method):
+            return
+        repeat = None if self._shadows.full else Repeat.of(session, route, method, arguments, found)
+        if repeat is not None:
+            self._shadows.put(compare(session, repeat))
+        else:
+            self._driver.run(dropped(session, route.migration))
+
     def _start_thread(self) -> None:
         self._thread = threading.Thread(
             target=_beat_on, args=(weakref.ref(self), self._stop), name="qferry-heartbeat", daemon=True
@@ -131,6 +145,7 @@ class FerryClient(QdrantClient):
             super().close(grpc_grace, **kwargs)
 
     def _leave(self) -> None:
+        self._shadows.close()
         try:
             with self._beating:
                 # Not through the weak reference: a client that dies as garbage says goodbye too.
@@ -184,17 +199,24 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
             except Exception as error:  # noqa: BLE001  raised again below, unless its routing is out of date
                 outcome = Outcome(error=error)
             finally:
-                self._driver.leave(quiet.view, outcome, write=writes)
+                self._driver.leave(quiet, outcome, write=writes)
             if outcome.error is not None and not quiet.final:
                 arguments = by_name(names, args, kwargs)
                 return self._driver.run(read(self._session, name, collection_name, arguments, from_source=True))
             if self._session.over(quiet, time.monotonic()) or self._driver.run(
                 confirmed(self._session, quiet.view, quiet.term, collection_name, writes=writes)
             ):
+                if quiet.route is not None and outcome.error is None and quiet.route.shadow_percent:
+                    found = Answered(outcome.value, quiet.route, quiet.side, time.monotonic() - quiet.began)
+                    self._shadow(name, by_name(names, args, kwargs), found)
                 return outcome.result()
             if not repeatable(name, by_name(names, args, kwargs)):
                 raise outcome.error or overtaken()
         arguments = by_name(names, args, kwargs)
+        if kind is Kind.READ:
+            answered = self._driver.run(read_somewhere(self._session, name, collection_name, arguments))
+            self._shadow(name, arguments, answered)
+            return answered.value
         return self._driver.run(flow_for(kind, self._session, name, collection_name, arguments))
 
     return watched(name, kind, method)

@@ -14,6 +14,7 @@ from typing import Any
 from qferry.control import wire
 from qferry.errors import Conflict, Rejected
 from qferry.flows.effects import Flow, Json, Request
+from qferry.protocol.phases import Phase
 from qferry.protocol.ranges import Plan
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Writer
 
@@ -21,6 +22,10 @@ _NAMESPACE = uuid.UUID("7b0ba5c6-52f5-4f3a-9b7e-0d1d9c1d7a40")
 # One lease has passed since the control collection was created: every client knows of it by now.
 SETTLED_ID = str(uuid.uuid5(_NAMESPACE, "settled"))
 _PAGE = 256
+# Records of an earlier version have no such field.
+_NOT_STEPPED_BACK: Json = {
+    "should": [{"key": "stepped_back", "match": {"value": ""}}, {"is_empty": {"key": "stepped_back"}}]
+}
 
 
 def kind(name: str) -> Json:
@@ -89,20 +94,40 @@ def forget(point_id: str) -> Request:
     return wire.delete(HOME, CONTROL_COLLECTION, {"points": [point_id]})
 
 
-def change_migration(migration_id: str, claim: str, changes: Mapping[str, Any]) -> Request:
+def change_migration(
+    migration_id: str, claim: str, changes: Mapping[str, Any], *, unless_stepped_back: bool = False
+) -> Request:
     """
     Change a migration's record if `claim` still holds it; whoever has lost the claim changes nothing.
+
+    With `unless_stepped_back` nothing is changed either if readers have been sent back to the source.
 
     The server evaluates the filter and writes within the shard's own order, which makes this a compare-and-set on
     every version.
     """
-    condition = {"must": [{"has_id": [migration_id]}, {"key": "claim", "match": {"value": claim}}]}
+    condition: Json = {"must": [{"has_id": [migration_id]}, {"key": "claim", "match": {"value": claim}}]}
+    if unless_stepped_back:
+        condition["must"].append(_NOT_STEPPED_BACK)
     return wire.set_payload_where(HOME, CONTROL_COLLECTION, dict(changes), condition)
 
 
 def change_limits(migration_id: str, changes: Mapping[str, Any]) -> Request:
     """Change limits in a migration's record, whoever holds the claim: its holder never writes these fields."""
     return wire.set_payload_where(HOME, CONTROL_COLLECTION, dict(changes), wire.points_in([migration_id]))
+
+
+def step_back(migration: Migration, reason: str) -> Request:
+    """
+    Send the readers of a migration back to the source, if it is still as it was seen and nobody has done so yet.
+
+    As it was seen: switched, and at that epoch.  Nobody needs the claim for it.  The filter and the write are one step,
+    as in `change_migration`; so it has no effect once a coordinator has raised the epoch, be it that it has sealed the
+    migration or sent readers to the target anew.
+    """
+    as_seen = {"phase": Phase.SWITCHED.value, "epoch": migration.epoch}
+    seen = [{"key": key, "match": {"value": value}} for key, value in as_seen.items()]
+    condition = {"must": [{"has_id": [migration.id]}, *seen, _NOT_STEPPED_BACK]}
+    return wire.set_payload_where(HOME, CONTROL_COLLECTION, {"stepped_back": reason}, condition)
 
 
 def read_migration(migration_id: str) -> Flow[Migration]:
@@ -131,6 +156,11 @@ def read_plan(plan_id: str) -> Flow[Plan | None]:
     """The plan of a copy; None if it is gone."""
     found = yield wire.retrieve(HOME, CONTROL_COLLECTION, [plan_id], vector=False)
     return Plan.from_payload(found[0]["payload"]) if found else None
+
+
+def step_event(migration: Migration) -> str:
+    """The id of the line of history that tells of readers who stepped back: there is one at most for each epoch."""
+    return str(uuid.uuid5(_NAMESPACE, f"{migration.id} {migration.epoch} stepped back"))
 
 
 def put_event(event_id: str, payload: Mapping[str, Any]) -> Request:

@@ -39,7 +39,7 @@ from qferry.flows.effects import (
     Together,
 )
 from qferry.flows.routed import leave
-from qferry.protocol.session import Quiet, Session, View
+from qferry.protocol.session import Quiet, Session
 from qferry.transfer.pages import Pages
 
 T = TypeVar("T")
@@ -116,10 +116,10 @@ class BlockingDriver:
         with self._lock:
             return session.enter_quiet(time.monotonic(), collection, write=write)
 
-    def leave(self, view: View, outcome: Outcome, *, write: bool) -> None:
+    def leave(self, quiet: Quiet, outcome: Outcome, *, write: bool) -> None:
         """`flows.routed.leave`, undisturbed."""
         with self._lock:
-            leave(view, outcome, write=write)
+            leave(quiet, outcome, time.monotonic(), write=write)
 
     def _perform(self, effect: Effect) -> Any:
         match effect:

@@ -85,17 +85,35 @@ class Coordinator:
         return (yield from self.publish({**(changes or {}), "phase": phase.value}, what, **details))
 
     def save(self, changes: Mapping[str, Any]) -> Flow[None]:
-        """Change the record without raising the epoch: progress, not routing."""
+        """
+        Change the record without raising the epoch: progress, not routing.
+
+        Raises:
+            Conflict: The claim is lost; nothing was changed.
+            Refused: It was to be sealed, and readers have just stepped back to the source; nothing was changed.
+        """
         m = self.migration
-        yield records.change_migration(m.id, self.token, changes)
+        seals = changes.get("phase") == Phase.FINISHING.value
+        yield records.change_migration(m.id, self.token, changes, unless_stepped_back=seals)
         self.migration = yield from records.read_migration(m.id)
         if self.migration.claim != self.token:
             raise self.claim_gone()
+        if seals:
+            self.require_readers()
         if self.migration.epoch < changes.get("epoch", 0):
             # Nobody can have acknowledged what is not in force; going on would take their silence for consent.
             raise Unreachable(
                 "The server has accepted a change of the migration's record and not carried it out yet.",
                 hint="Run the command again; nothing was lost.",
+            )
+
+    def require_readers(self) -> None:
+        """Refuse while readers have been sent back to the source by what they have met on the target."""
+        m = self.migration
+        if m.stepped_back and m.phase is Phase.SWITCHED:
+            raise Refused(
+                f"Readers have stepped back to the source: {m.stepped_back}.",
+                hint="Look at the target's server, then send them there again with `qferry switch`.",
             )
 
     def note(self, what: str, **details: Json) -> Flow[None]:

@@ -27,6 +27,7 @@ from qferry.protocol.records import (
     Migration,
     Writer,
 )
+from qferry.protocol.shadow import total
 
 LISTEN_S = 0.25
 # A command leads through these in one go; where none is at work, one was interrupted.
@@ -157,6 +158,8 @@ class _Case:
             return
         self._writers()
         self._evidence()
+        if m.phase is Phase.SWITCHED:
+            self._readers()
         known = len(self.found)
         if not self._at_work:
             self._interrupted()
@@ -250,6 +253,26 @@ class _Case:
                 "Nothing proves that the target equals the source.",
                 f"Run `{self._command('verify')}`.",
             )
+
+    def _readers(self) -> None:
+        """What readers have met on the target, and what their shadows have."""
+        m = self.m
+        if m.stepped_back:
+            self._problem(
+                "reads",
+                f"Readers went back to the source by themselves: {m.stepped_back}.",
+                f"Look at the target's server, then run `{self._command(f'switch --percent {m.read_percent}')}`.",
+            )
+        if m.shadow_percent:
+            reported = [w.shadow[m.id] for w in self.heard.writers if m.id in w.shadow]
+            worse = total(reported, m.shadow_since).worse(m.canary_max_errors_percent)
+            if worse:
+                self._problem(
+                    "reads",
+                    f"The two sides do not answer alike: {worse}.",
+                    f"More reads are refused to the target until `{self._command('switch --percent 0 --shadow')} "
+                    f"{m.shadow_percent:g}%` counts anew.",
+                )
 
     def _journal(self) -> Flow[None]:
         m = self.m

@@ -10,10 +10,11 @@ The heartbeat: flush what was touched, report, read the control records, adopt t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from qferry.control import records, wire
 from qferry.errors import LeaseLost, Rejected, RemoteFailure
-from qferry.flows.effects import Flow, Fresh, Now, Together
+from qferry.flows.effects import Flow, Fresh, Now, Today, Together
 from qferry.protocol.journal import Flush, Journal, PointId
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration
 from qferry.protocol.session import Session
@@ -35,11 +36,13 @@ def beat(session: Session) -> Flow[None]:
     sent: float = yield Now()
     for journal in session.journals.values():
         journal.expire_doubts(sent)
+    session.look_at_targets(sent)
     settled = session.settled_view(sent)
     if session.registered:
         if (yield from flush_all(session)):
             session.acknowledge(settled)
         yield from _report(session)
+        yield from _step_back(session)
     found = yield from _read_migrations()
     if found is not None and not session.registered and not session.observer:
         yield from _report(session)
@@ -56,6 +59,7 @@ def beat(session: Session) -> Flow[None]:
     now: float = yield Now()
     session.adopt(found or [], sent, now)
     session.calls_at_last_beat = session.calls
+    yield from _tell_of_steps(session)
     yield from _settle_doubts(session)
 
 
@@ -92,6 +96,38 @@ def _report(session: Session) -> Flow[None]:
             return
         raise
     session.registered = True
+
+
+def _step_back(session: Session) -> Flow[None]:
+    """
+    Record for all that the target fails this client's reads, or is too slow.
+
+    If a coordinator has raised the epoch meanwhile this has no effect, and is decided anew.
+    """
+    for migration_id, step in list(session.steps.items()):
+        m = session.view.migrations[migration_id]
+        if not m.stepped_back:
+            with suppress(Rejected):  # its own reads are on the source in any case
+                yield records.step_back(m, step.reason)
+
+
+def _tell_of_steps(session: Session) -> Flow[None]:
+    """Write the line of history if it was this client whose step back is recorded."""
+    for migration_id, step in list(session.steps.items()):
+        m = session.view.migrations[migration_id]
+        if m.stepped_back == step.reason:
+            at: str = yield Today()
+            who = f"{session.host} pid {session.pid}"
+            line = {
+                "migration": m.id,
+                "at": at,
+                "who": who,
+                "epoch": m.epoch,
+                "what": "reads stepped back to the source",
+            }
+            yield records.put_event(records.step_event(m), {**line, "details": {"reason": step.reason}})
+        if m.stepped_back:
+            session.steps.pop(migration_id, None)
 
 
 def flush_all(session: Session) -> Flow[bool]:

@@ -29,6 +29,7 @@ from qferry.protocol.records import (
     Writer,
     dashed,
 )
+from qferry.protocol.shadow import total
 
 ALL_READS = 100  # per cent
 
@@ -255,6 +256,20 @@ def require_evidence(co: Coordinator) -> Flow[None]:
     yield from require_same_configuration(m)
 
 
+def require_good_shadows(m: Migration) -> Flow[None]:
+    """Refuse while shadow reads, if they were asked for, have found the other side worse than readers put up with."""
+    if not m.shadow_percent:
+        return
+    found = total([w.shadow[m.id] for w in (yield from records.writers()) if m.id in w.shadow], m.shadow_since)
+    worse = found.worse(m.canary_max_errors_percent)
+    if worse:
+        raise Refused(
+            f"The two sides do not answer alike: {worse}.",
+            hint="Look at `qferry status`; when the cause is mended, count anew with `qferry switch --percent 0 "
+            f"--shadow {m.shadow_percent:g}%`, or go without with `--shadow 0`.",
+        )
+
+
 def require_known_aliases(m: Migration) -> Flow[None]:
     """Refuse while the source has an alias that clients do not know to be one of its names."""
     listed = yield wire.aliases(HOME)
@@ -298,9 +313,17 @@ def wait_until_green(co: Coordinator, timeout_s: float) -> Flow[None]:
         yield Sleep(0.5)
 
 
-def switch(co: Coordinator, percent: int, *, green_timeout_s: float = 3600.0) -> Flow[None]:
+def switch(
+    co: Coordinator, percent: int, *, green_timeout_s: float = 3600.0, settings: Mapping[str, Any] | None = None
+) -> Flow[None]:
     """
-    Send `percent` of the reads to the target.
+    Send `percent` of the reads to the target, also if readers have stepped back from it.
+
+    Args:
+        co: The coordinator.
+        percent: The share, 0 to 100.
+        green_timeout_s: How long to wait for the target's indexes, in seconds.
+        settings: Fields of the record that are to change with it: what readers put up with, and `shadow_percent`.
 
     Raises:
         Refused: A gate is not passed; nothing changed.
@@ -308,6 +331,8 @@ def switch(co: Coordinator, percent: int, *, green_timeout_s: float = 3600.0) ->
     m = co.migration
     if m.phase not in (Phase.COPIED, Phase.SWITCHED):
         raise out_of_order(m.phase, f"qferry switch --percent {percent}")
+    if percent > (0 if m.stepped_back else m.read_percent):
+        yield from require_good_shadows(m)
     opening = m.phase is Phase.COPIED
     yield from co.fenced()
     yield from co.roll_call("switch asked for")
@@ -326,7 +351,9 @@ def switch(co: Coordinator, percent: int, *, green_timeout_s: float = 3600.0) ->
         yield from require_evidence(co)  # hearing the writers may have raised a suspicion
     yield from co.open_mending()
     # Readers see the target only after one more clean cycle: a write under way may have met the last repairs.
-    changes = {"read_percent": percent, "reads_held": opening or co.migration.reads_held}
+    held = {"reads_held": opening or co.migration.reads_held}
+    since = {"shadow_since": co.migration.epoch + 1} if "shadow_percent" in (settings or {}) else {}
+    changes = {**(settings or {}), **since, **held, "read_percent": percent, "stepped_back": ""}
     epoch = yield from co.move(Event.READS_SWITCHED, f"reads {percent} % on the target", changes, percent=percent)
     yield from co.acknowledged(epoch)
     yield from drain_well(co)  # a writer that was kept from the target until a moment ago
@@ -342,7 +369,8 @@ def rollback(co: Coordinator) -> Flow[None]:
     The source has been truth all along, so this is only routing: done when new calls follow it.  Clients whose key may
     only read follow a lease later; until then `reads_held` keeps repairs waiting.
     """
-    epoch = yield from co.move(Event.ROLLED_BACK, "reads back on the source", {"read_percent": 0, "reads_held": True})
+    changes = {"read_percent": 0, "reads_held": True, "stepped_back": "", "shadow_percent": 0.0}
+    epoch = yield from co.move(Event.ROLLED_BACK, "reads back on the source", changes)
     yield from co.acknowledged(epoch, seen=True)
 
 
@@ -396,6 +424,8 @@ def _seal(co: Coordinator, cleanup_after: str) -> Flow[None]:
         raise Refused(
             f"Only {m.read_percent} % of the reads are on the target.", hint="Run `qferry switch --percent 100` first."
         )
+    co.require_readers()
+    yield from require_good_shadows(m)
     yield from co.fenced()
     yield from require_evidence(co)
     writers = yield from records.writers()
@@ -418,7 +448,11 @@ def _seal(co: Coordinator, cleanup_after: str) -> Flow[None]:
     concerned = [w for w in writers if m.id in w.seen]
     failed = sum(w.failed.get(m.id, 0) for w in concerned)
     changes = {"cleanup_after": cleanup_after}
-    yield from co.move(Event.SEALED, SEALED, changes, writers=len(concerned), failed=failed)
+    try:
+        yield from co.move(Event.SEALED, SEALED, changes, writers=len(concerned), failed=failed)
+    except Refused:  # readers have stepped back meanwhile, and it was not sealed
+        yield from co.keep_mending()
+        raise
 
 
 def _clean_cycle(co: Coordinator) -> Flow[None]:

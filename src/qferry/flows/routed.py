@@ -9,7 +9,7 @@ that out before the caller is told anything, and the call is carried out again o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from qferry.errors import FerryError, LeaseLost, NotAllowed
 from qferry.flows.effects import Call, Flow, Fresh, Now, Outcome
@@ -18,7 +18,7 @@ from qferry.protocol.doubt import Doubt
 from qferry.protocol.phases import Routing, Side
 from qferry.protocol.records import HOME
 from qferry.protocol.seen import note_fallback
-from qferry.protocol.session import Route, Session, View
+from qferry.protocol.session import Quiet, Route, Session, View
 
 T = TypeVar("T")
 # A call that outlives its lease so often has a server too slow for any answer to count.
@@ -162,9 +162,25 @@ def _renew() -> Flow[None]:
         ) from error
 
 
+class Answered(NamedTuple):
+    """A read's answer, and where it is from."""
+
+    value: Any
+    route: Route | None
+    side: Side
+    seconds: float
+
+
 def read(
     session: Session, method: str, collection: str, arguments: dict[str, Any], *, from_source: bool = False
 ) -> Flow[Any]:
+    """The answer of `read_somewhere` alone."""
+    return (yield from read_somewhere(session, method, collection, arguments, from_source=from_source)).value
+
+
+def read_somewhere(
+    session: Session, method: str, collection: str, arguments: dict[str, Any], *, from_source: bool = False
+) -> Flow[Answered]:
     """
     A read: from the source, or from the target for the read share; from the source again if the target fails.
 
@@ -176,22 +192,54 @@ def read(
         from_source: The target has failed already: from the source, as long as that is truth.
     """
 
-    def attempt(_: View, route: Route | None) -> Flow[Any]:
+    def attempt(_: View, route: Route | None) -> Flow[Answered]:
         if route is None:
-            return (yield Call(HOME, method, collection, (), arguments))
+            return Answered((yield Call(HOME, method, collection, (), arguments)), None, Side.SOURCE, 0.0)
         m = route.migration
+        again = from_source and route.truth is Side.SOURCE
         if from_source:
             note_fallback()
-        side = Side.SOURCE if from_source and route.truth is Side.SOURCE else session.side_to_read(route)
+        side = Side.SOURCE if again else session.side_to_read(route)
+        call = Call(m.server(side), method, m.collection(side), (), arguments)
+        began: float = yield Now()
         if side is route.truth:
-            return (yield Call(m.server(side), method, m.collection(side), (), arguments))
-        try:
-            return (yield Call(m.server(side), method, m.collection(side), (), arguments))
-        except Exception:  # noqa: BLE001  whatever ails the target, the source is still truth and answers for it
-            note_fallback()
-            return (yield Call(HOME, method, m.source, (), arguments))
+            value = yield call
+            if again:
+                yield from _target_has_failed(session, route)
+        else:
+            try:
+                value = yield from _watched(session, route, call, began)
+            except Exception:  # noqa: BLE001  whatever ails the target, the source is still truth and answers for it
+                note_fallback()
+                value = yield Call(HOME, method, m.source, (), arguments)
+                yield from _target_has_failed(session, route)
+                side = Side.SOURCE
+        ended: float = yield Now()
+        return Answered(value, route, side, ended - began)
 
     return (yield from routed(session, collection, attempt, writes=False, timed=True))
+
+
+def _watched(session: Session, route: Route, call: Call, began: float) -> Flow[Any]:
+    """A read on the target, which may lose its readers by it."""
+    watch = session.watch(route)
+    number = watch.begin(began)
+    answered = False
+    try:
+        value = yield call
+        answered = True
+    finally:
+        if not answered:
+            watch.end(number, began, answered=False)
+    ended: float = yield Now()
+    watch.end(number, ended, answered=True)
+    return value
+
+
+def _target_has_failed(session: Session, route: Route) -> Flow[None]:
+    """The source has answered what the target could not: that was not the caller's mistake."""
+    now: float = yield Now()
+    session.watch(route).fail(now)
 
 
 def one_sided(view: View, call: Call) -> Flow[Any]:
@@ -203,12 +251,15 @@ def one_sided(view: View, call: Call) -> Flow[Any]:
         raise
 
 
-def leave(view: View, outcome: Outcome, *, write: bool) -> None:
+def leave(quiet: Quiet, outcome: Outcome, now: float, *, write: bool) -> None:
     """End a call that was carried out without a flow, on the client's own server."""
+    view = quiet.view
     if write and outcome.interrupted:
         view.doubts.append(Doubt([HOME]))
     elif write and outcome.error is not None:
         note_doubt(view, outcome.error, HOME)
+    if quiet.watch is not None:
+        quiet.watch.end(quiet.number, now, answered=not outcome.interrupted and outcome.error is None)
     view.leave()
 
 

@@ -29,6 +29,21 @@ class WriterAnswer(TypedDict):
     pins: str
 
 
+class ShadowAnswer(TypedDict):
+    """What shadow reads have found, those of all processes, since they were asked for."""
+
+    percent: float
+    since_epoch: int
+    compared: int
+    mean_overlap: float | None
+    mismatches: int
+    max_score_delta: float
+    latency_ratio: float | None
+    errors: int
+    dropped: int
+    worse: str | None
+
+
 class MigrationAnswer(TypedDict):
     """One migration, as `status` shows it."""
 
@@ -40,6 +55,10 @@ class MigrationAnswer(TypedDict):
     truth: str
     read_percent: int
     reads_held: bool
+    stepped_back: str | None
+    max_errors_percent: float
+    max_read_ms: float
+    shadow: ShadowAnswer | None
     epoch: int
     policy: str
     strategy: str

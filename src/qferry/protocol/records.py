@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from qferry.errors import Refused
+from qferry.protocol.canary import Tolerance
 from qferry.protocol.phases import ROUTING, TARGET_IS_TRUTH, Phase, Routing, Side
 from qferry.protocol.throttle import Limits
 
@@ -61,7 +62,13 @@ class Migration:
     epoch: int = 1
     read_percent: int = 0
     reads_held: bool = False  # readers see the source meanwhile, because points of the target are being repaired
-    stepped_back: str = ""  # why readers went back to the source by themselves; empty: they did not
+    # Why readers see the source meanwhile: a client has found its reads on the target to fail, or to be slow.  Set by
+    # clients, once an epoch, and emptied by the coordinator; it does not raise the epoch (docs/adr/0018).
+    stepped_back: str = ""
+    canary_max_errors_percent: float = 5.0
+    canary_max_ms: float = 0.0
+    shadow_percent: float = 0.0  # the share of the reads that is repeated on the other side, for comparison
+    shadow_since: int = 0  # the epoch at which that was asked for; what was compared before does not count
     policy: WritePolicy = WritePolicy.BOTH
     strategy: Strategy = Strategy.STREAM
     archive: Mapping[str, Any] = field(default_factory=dict)  # what is known of the snapshot; empty: there is none
@@ -96,6 +103,11 @@ class Migration:
     def limits(self) -> Limits:
         """How fast copies and comparisons may go."""
         return Limits(self.max_points_per_s, self.max_latency_ms, self.quiet_hours, self.paused)
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """What readers put up with on the target."""
+        return Tolerance(self.canary_max_errors_percent, self.canary_max_ms)
 
     @property
     def routing(self) -> Routing:
@@ -211,6 +223,7 @@ class Writer:
     busy_s: float = 0.0  # how long the oldest call that holds up an acknowledgement has been running
     p99_ms: float | None = None  # what its slowest calls since the last beat took; None: none was made, or timed
     failed: Mapping[str, int] = field(default_factory=dict)  # migration id -> writes that failed on one side
+    shadow: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # migration id -> shadow.Totals
     format: int = FORMAT
 
     def describe(self) -> str:

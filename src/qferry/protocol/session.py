@@ -11,11 +11,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from qferry.protocol.canary import ALL_PERCENT, Watch, place_of
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.journal import Journal
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, Routing, Side
 from qferry.protocol.records import HOME, LEASE_S, Migration, Pins, WritePolicy, Writer, suspicion_name
 from qferry.protocol.seen import note_side
+from qferry.protocol.shadow import SHADOWED, Totals
 
 # How long after its server's next answer a request that was given up may still be carried out, in seconds.  A
 # server works through what it has received within its own time-outs; a proxy that holds a closed connection's
@@ -40,8 +42,8 @@ class Route:
     read_percent: int
 
     @classmethod
-    def of(cls, migration: Migration, pins: Pins) -> Route:
-        """The route for a process with `pins`."""
+    def of(cls, migration: Migration, pins: Pins, *, stepped_back: bool = False) -> Route:
+        """The route for a process with `pins`; `stepped_back` if it has had enough of the target by itself."""
         writes, percent = migration.routing, migration.read_percent
         if writes is Routing.DUAL and migration.truth is Side.SOURCE:
             # Pins pick among what is safe: nobody reads from a target that has not passed the switch's gates.
@@ -49,7 +51,7 @@ class Route:
                 writes = Routing.CAPTURE
             if pins.new_reads is not None:
                 percent = 100 if pins.new_reads and migration.phase is Phase.SWITCHED else 0
-            if migration.reads_held:
+            if migration.reads_held or migration.stepped_back or stepped_back:
                 percent = 0
         if migration.truth is Side.TARGET:
             percent = 100
@@ -60,6 +62,18 @@ class Route:
         """Whether a write that failed on the other side must fail for the caller too."""
         m = self.migration
         return m.policy is WritePolicy.BOTH or m.phase in (Phase.SWITCHED, Phase.FINISHING)
+
+    @property
+    def shadow_percent(self) -> float:
+        """The share of the reads that is repeated on the other side: while it has every write, and none is repaired."""
+        m = self.migration
+        shadows = m.phase is Phase.SWITCHED and self.writes is Routing.DUAL and not m.reads_held
+        return m.shadow_percent if shadows else 0.0
+
+    @property
+    def may_step_back(self) -> bool:
+        """Whether this process reads the target while the source has every write as well."""
+        return self.read_percent > 0 and self.truth is Side.SOURCE
 
     @property
     def pinned_off(self) -> bool:
@@ -111,6 +125,17 @@ class Quiet(NamedTuple):
     collection: str
     final: bool  # whether what it comes to is the caller's; a read that fails on the target may succeed on the source
     began: float
+    route: Route | None = None  # the migration's whose collection it is
+    side: Side = Side.SOURCE
+    watch: Watch | None = None  # what watches it, if it is a read on the target
+    number: int = 0  # by which it is known there
+
+
+class Step(NamedTuple):
+    """That a client sends its own reads back to the source, until the epoch changes."""
+
+    epoch: int
+    reason: str
 
 
 @dataclass
@@ -123,6 +148,7 @@ class Session:
         host, pid, since: Who it is, for the operator.
         pins: What the environment fixes for this process.
         random: Returns a float in [0, 1); decides which reads go to the target.
+        caller: Returns the key of the caller whose call is being made, if it has one; that decides in its place.
     """
 
     writer_id: str
@@ -131,6 +157,7 @@ class Session:
     since: str
     pins: Pins
     random: Callable[[], float]
+    caller: Callable[[], str | None] = lambda: None
     grace_s: float = GRACE_S
     lease_until: float = float("-inf")
     term: int = 0  # rises whenever the lease has lapsed: what began in an earlier term may have acted on old routing
@@ -149,6 +176,9 @@ class Session:
     acked: dict[str, int] = field(default_factory=dict)
     journal_before: bool = False  # make ids durable before each write, for those who pay the round trip
     timed_s: list[float] = field(default_factory=list)  # what calls since the last report have taken
+    watches: dict[str, Watch] = field(default_factory=dict)  # migration id -> its reads on the target
+    shadows: dict[str, Totals] = field(default_factory=dict)  # migration id -> what its shadow reads have found
+    steps: dict[str, Step] = field(default_factory=dict)  # migration id -> why it reads the source by itself
 
     def valid(self, now: float) -> bool:
         """Whether the present view may still be acted on."""
@@ -179,21 +209,62 @@ class Session:
         if not self.valid(now) or (write and self.observer):
             return None
         route = self.view.routes.get(collection)
-        place, final = collection, True
-        if route is not None:
-            side = self.side_to_read(route)
-            if write or route.migration.server(side) != HOME:
-                return None
-            place, final = route.migration.collection(side), side is route.truth
+        if route is None:
+            self.calls += 1
+            self.view.enter(now)
+            return Quiet(self.view, self.term, collection, final=True, began=now)
+        side = self.side_to_read(route)
+        if write or route.migration.server(side) != HOME:
+            return None
         self.calls += 1
         self.view.enter(now)
-        return Quiet(self.view, self.term, place, final, now)
+        place, final = route.migration.collection(side), side is route.truth
+        watch = None if final else self.watch(route)
+        number = watch.begin(now) if watch is not None else 0
+        return Quiet(self.view, self.term, place, final, now, route, side, watch, number)
 
     def side_to_read(self, route: Route) -> Side:
-        """The side that the next read goes to: the target for the read share."""
-        side = Side.TARGET if route.read_percent > self.random() * 100 else Side.SOURCE
+        """The side that the next read goes to: the target for the read share, of callers or of calls."""
+        percent = route.read_percent
+        if 0 < percent < ALL_PERCENT and (key := self.caller()) is not None:
+            place = place_of(route.migration.id, key)
+        else:
+            place = self.random() * ALL_PERCENT
+        side = Side.TARGET if percent > place else Side.SOURCE
         note_side(side)
         return side
+
+    def watch(self, route: Route) -> Watch:
+        """What becomes of this client's reads on the target of `route`."""
+        return self.watches.setdefault(route.migration.id, Watch())
+
+    def shadowed(self, route: Route, method: str) -> bool:
+        """Whether a read that has just been answered is to be repeated on the other side."""
+        percent = route.shadow_percent
+        return percent > 0 and method in SHADOWED and percent > self.random() * ALL_PERCENT
+
+    def shadow(self, migration: Migration, found: Totals) -> None:
+        """Add to what the shadow reads of a migration have found; only one thread at a time may do so."""
+        before = self.shadows.get(migration.id)
+        if before is None or before.since != migration.shadow_since:
+            before = Totals(migration.shadow_since)
+        self.shadows[migration.id] = before + found
+
+    def look_at_targets(self, now: float) -> None:
+        """Send the reads back to the source of every migration whose target fails them, or is too slow."""
+        for migration_id, watch in list(self.watches.items()):
+            m = self.view.migrations.get(migration_id)
+            route = self.view.routes.get(m.source) if m is not None else None
+            if m is None or route is None or route.migration is not m or not route.may_step_back:
+                continue
+            reason = watch.verdict(now, m.tolerance)
+            if reason:
+                self.step_back(m, f"{self.host} pid {self.pid}: {reason}")
+
+    def step_back(self, migration: Migration, reason: str) -> None:
+        """Send this client's own reads of `migration` to the source, which is still the truth."""
+        self.steps[migration.id] = Step(migration.epoch, reason)
+        self._look_at(self.view.migrations)
 
     def adopt(self, migrations: Iterable[Migration], sent_at: float, now: float) -> None:
         """
@@ -215,19 +286,29 @@ class Session:
             # A suspicion of ours that the record carries need not be reported again.
             if any(self.suspicion(m.id) in why for why in m.suspicions):
                 self.suspects.pop(m.id, None)
-        if {m.id: m.epoch for m in found.values()} == self.view.epochs:
+        if _marks(found) == _marks(self.view.migrations):
             return
+        for migration_id in [i for i, step in self.steps.items() if i not in found or found[i].epoch != step.epoch]:
+            del self.steps[migration_id]  # a coordinator has spoken since
+        self.watches = {i: w for i, w in self.watches.items() if i in found and found[i].phase is Phase.SWITCHED}
+        for migration_id, watch in self.watches.items():
+            if found[migration_id].stepped_back:  # the next time begins anew
+                watch.forget()
+        self._look_at(found)
+        for migration_id in [i for i in self.journals if i not in found or found[i].phase not in KEEPS_JOURNAL]:
+            del self.journals[migration_id]
+
+    def _look_at(self, found: Mapping[str, Migration]) -> None:
+        """Begin a new view."""
         routes: dict[str, Route] = {}
         for migration in sorted(found.values(), key=lambda m: (m.phase not in ENDED, m.generation)):
             if migration.phase in (Phase.PREPARING, Phase.ABORTED):
                 continue
-            route = Route.of(migration, self.pins)
+            route = Route.of(migration, self.pins, stepped_back=migration.id in self.steps)
             routes.update(dict.fromkeys(migration.names, route))
         self.retired.append(self.view)
         timed = any(m.phase in JOURNALLED for m in found.values())
         self.view = View(self.view.serial + 1, routes, found, timed=timed)
-        for migration_id in [i for i in self.journals if i not in found or found[i].phase not in KEEPS_JOURNAL]:
-            del self.journals[migration_id]
 
     def _suspect_unjournalled(self, found: Iterable[Migration]) -> None:
         """After a lapse: a call that is still under way may have written what a new journal has not noted."""
@@ -304,6 +385,7 @@ class Session:
             calls=self.calls,
             busy_s=round(now - min(waiting), 1) if waiting else 0.0,
             p99_ms=p99_ms(self.timed_s),
+            shadow={i: totals.plain() for i, totals in list(self.shadows.items()) if i in self.view.migrations},
         )
 
     def route(self, collection: str) -> Route | None:
@@ -322,3 +404,8 @@ def p99_ms(seconds: Collection[float]) -> float | None:
     """What all but a hundredth have taken at most, in milliseconds; of fewer than a hundred, the longest."""
     found = sorted(seconds)  # a copy: calls in other threads may go on noting theirs
     return round(found[-1 - len(found) // 100] * 1000, 1) if found else None
+
+
+def _marks(found: Mapping[str, Migration]) -> dict[str, tuple[int, str]]:
+    """What a view depends on that may change in a record: the epoch, and what clients may change without it."""
+    return {i: (m.epoch, m.stepped_back) for i, m in found.items()}

@@ -1,0 +1,161 @@
+"""Tests of who is served by the target, and of when readers have had enough of it."""
+
+import pytest
+
+from qferry.protocol.canary import READS_MAX, SILENCE_S, WINDOW_S, Tolerance, Watch, place_of
+
+LENIENT = Tolerance(max_errors_percent=5)
+
+
+def watched(*reads: tuple[float, float, bool]) -> Watch:
+    """Return a watch that has seen these reads: when each ended, what it took, whether it failed."""
+    watch = Watch()
+    for at, seconds, failed in reads:
+        number = watch.begin(at - seconds)
+        watch.end(number, at, answered=not failed)
+        if failed:
+            watch.fail(at)
+    return watch
+
+
+def test_caller_stays_where_it_is_as_the_share_grows() -> None:
+    """Who is in at 10 % is in at 25 %: a place never moves."""
+    places = {key: place_of("m", key) for key in (f"tenant-{n}" for n in range(2000))}
+    assert places == {key: place_of("m", key) for key in places}
+    for percent in (10, 25, 75):
+        inside = sum(place < percent for place in places.values()) / len(places) * 100
+        assert inside == pytest.approx(percent, abs=3)
+    assert all(0 <= place < 100 for place in places.values())
+
+
+def test_callers_are_drawn_anew_for_each_migration() -> None:
+    """It is not always the same tenants that go first."""
+    assert place_of("m", "tenant") != place_of("other", "tenant")
+
+
+@pytest.mark.parametrize("key", ["", "ß", "\ud800", "a b"])
+def test_any_text_is_a_key(key: str) -> None:
+    """Also what no file would take."""
+    assert 0 <= place_of("m", key) < 100
+
+
+@pytest.mark.parametrize(
+    ("failed", "reads", "too_many"),
+    [(0, 10, False), (1, 1, False), (2, 2, True), (2, 40, False), (3, 40, True), (5, 100, False), (6, 100, True)],
+)
+def test_too_many_errors_are_found(failed: int, reads: int, too_many: bool) -> None:
+    """Two at least, and a larger share than is put up with."""
+    watch = watched(*((1.0, 0.01, n < failed) for n in range(reads)))
+    assert bool(watch.verdict(1.5, LENIENT)) is too_many
+    assert watch.verdict(1.5, Tolerance(max_errors_percent=100)) == ""
+
+
+def test_errors_of_long_ago_are_forgotten() -> None:
+    """Only the last seconds count."""
+    watch = watched((1.0, 0.01, True), (1.0, 0.01, True))
+    assert watch.verdict(1.0 + WINDOW_S - 0.1, LENIENT)
+    assert not watch.verdict(1.0 + WINDOW_S, LENIENT)
+
+
+def test_reason_says_what_was_seen_and_what_is_allowed() -> None:
+    """It is all that an operator has to go by."""
+    watch = watched(*((1.0, 0.01, n < 3) for n in range(10)))
+    told = "3 of its 10 reads on the target within 5 s have failed (30%, allowed 5 %)"
+    assert watch.verdict(1.0, LENIENT) == told
+
+
+def test_slow_reads_are_found_if_there_is_a_limit() -> None:
+    """The 95th percentile, and two at least."""
+    slow = watched(*((1.0, 0.3 if n < 10 else 0.01, False) for n in range(100)))
+    assert not slow.verdict(1.0, LENIENT)
+    told = slow.verdict(1.0, Tolerance(5, max_ms=250))
+    assert told == "its reads on the target take 300 ms (p95 of 100 within 5 s, allowed 250 ms)"
+    assert not watched(*((1.0, 0.3 if n < 5 else 0.01, False) for n in range(100))).verdict(1.0, Tolerance(5, 250))
+    assert not watched((1.0, 9.0, False)).verdict(1.0, Tolerance(5, max_ms=250))
+
+
+def test_reads_under_way_count_by_their_age() -> None:
+    """A read that will take long does not have to end first; one that has just begun tells nothing."""
+    watch = Watch()
+    for began in (0.0, 0.1, 0.9):
+        watch.begin(began)
+    assert not watch.verdict(0.34, Tolerance(5, max_ms=250))
+    assert watch.verdict(1.0, Tolerance(5, max_ms=250))
+
+
+def test_silent_target_is_found_without_any_limit_of_latency() -> None:
+    """A single read that waits is enough, if the target has answered nothing since."""
+    watch = Watch()
+    watch.begin(0.0)
+    assert not watch.verdict(SILENCE_S - 0.1, LENIENT)
+    assert "without an answer for 2.6 s" in watch.verdict(SILENCE_S + 0.1, LENIENT)
+
+
+def test_one_long_read_among_answered_ones_is_no_silence() -> None:
+    """A large page takes its time."""
+    watch = Watch()
+    watch.begin(0.0)
+    watch.end(watch.begin(2.0), 2.1, answered=True)
+    assert not watch.verdict(3.0, LENIENT)
+    assert watch.verdict(2.2 + SILENCE_S, LENIENT)
+
+
+def test_application_of_long_reads_is_given_time_by_its_limit() -> None:
+    """Silence begins where its own limit ends."""
+    watch = Watch()
+    watch.begin(0.0)
+    assert not watch.verdict(9.0, Tolerance(5, max_ms=10_000))
+    assert watch.verdict(10.0, Tolerance(5, max_ms=10_000))
+    assert not watch.verdict(99.0, Tolerance(100))
+
+
+def test_failed_read_counts_only_once_the_source_has_answered_it() -> None:
+    """What fails on both sides is the caller's own mistake."""
+    watch = Watch()
+    for _ in range(10):
+        watch.end(watch.begin(0.0), 0.1, answered=False)
+    assert not watch.verdict(0.2, LENIENT)
+    watch.fail(0.2)
+    watch.fail(0.2)
+    assert watch.verdict(0.2, LENIENT)
+
+
+def test_what_was_seen_can_be_forgotten() -> None:
+    """A read that began before then tells nothing when it ends."""
+    watch = watched((1.0, 0.1, True), (1.0, 0.1, True))
+    number = watch.begin(0.0)
+    watch.forget()
+    assert not watch.verdict(9.0, LENIENT)
+    watch.end(number, 9.0, answered=True)
+    assert not watch.ended
+
+
+def test_watch_stays_small() -> None:
+    """However many reads there are."""
+    watch = watched(*((1.0, 0.0, False) for _ in range(READS_MAX + 10)))
+    assert len(watch.ended) == READS_MAX
+    assert not watch.under_way
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_errors_percent": -1},
+        {"max_errors_percent": 101},
+        {"max_ms": -0.1},
+        {"max_ms": float("inf")},
+        {"max_ms": float("nan")},
+        {"max_errors_percent": "5"},
+        {"max_errors_percent": True},
+    ],
+)
+def test_what_is_no_limit_is_refused(changes: dict[str, object]) -> None:
+    """Before it gets into a record."""
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        Tolerance.checked(changes)
+
+
+def test_limits_that_are_given_become_fields_of_the_record() -> None:
+    """The others stay as they are."""
+    assert Tolerance.checked({"max_errors_percent": 2, "max_ms": None}) == {"canary_max_errors_percent": 2.0}
+    assert Tolerance.checked({"max_ms": 0}) == {"canary_max_ms": 0.0}
