@@ -30,9 +30,10 @@ from qferry.flows.coordinator import Coordinator, claim
 from qferry.flows.copy import copy
 from qferry.flows.diagnosis import Finding
 from qferry.flows.effects import Flow, Json, Today
+from qferry.flows.parity import QUERIES
 from qferry.flows.restore import restore
 from qferry.flows.settle import drain_well
-from qferry.flows.verify import Verification
+from qferry.flows.verify import GREEN_TIMEOUT_S, Verification
 from qferry.flows.verify import verify as verify_flow
 from qferry.naming import CollectionNaming, Proposal
 from qferry.preflight import rights
@@ -382,14 +383,24 @@ def verify(
     source: str | None = None,
     *,
     repair: bool = False,
+    queries: int = QUERIES,
+    green_timeout_s: float = GREEN_TIMEOUT_S,
     dask: str | None = None,
     limits: Mapping[str, Any] | None = None,
     report: Reporter = lambda _: None,
 ) -> Verification:
     """
-    Compare both sides completely; with `repair`, make the target equal where it is not.
+    Compare both sides completely, then searches on them.
 
-    `dask` as for `backfill`, `limits` as for `throttle`.
+    Args:
+        connection: The servers.
+        source: The migration.
+        repair: Whether to make the target equal where it is not.
+        queries: How many points to search with, for each vector; 0: none, and `switch` is refused then.
+        green_timeout_s: How long to wait for the target's indexes, before searches are compared.
+        dask: As for `backfill`.
+        limits: As for `throttle`.
+        report: Receives progress.
     """
 
     def flow(co: Coordinator) -> Flow[Verification]:
@@ -397,7 +408,7 @@ def verify(
             raise out_of_order(co.migration.phase, "qferry verify")
         if limits:
             yield from co.save(_limits(limits))
-        return (yield from verify_flow(co, mend=repair))
+        return (yield from verify_flow(co, mend=repair, queries=queries, green_timeout_s=green_timeout_s))
 
     return _coordinate(connection, source, flow, report, by_pages=True, dask=dask)[0]
 
@@ -443,7 +454,7 @@ def switch(
     source: str | None = None,
     *,
     percent: int,
-    green_timeout_s: float = 3600.0,
+    green_timeout_s: float = GREEN_TIMEOUT_S,
     shadow_percent: float | None = None,
     max_errors_percent: float | None = None,
     max_read_ms: float | None = None,

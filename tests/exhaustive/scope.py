@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
+from typing import Any
 from unittest.mock import patch
 
 from tests.simulation.fake_qdrant import FakeQdrant
 from tests.simulation.possible_states import Step, as_state
 
 from qferry.control import records
-from qferry.flows import lifecycle, missing, settle, write
+from qferry.flows import configuration, lifecycle, missing, settle, write
 from qferry.protocol.phases import Phase, Side
 from qferry.protocol.records import CONTROL_COLLECTION, Migration, Pins
 from qferry.protocol.session import Session
@@ -117,6 +118,7 @@ def setting(scope: Scope) -> Setting:
         mend=f"{CONTROL_COLLECTION}_{_ID[:8]}_mend_1" if switched and scope.mending else "",
         verified={"at": TODAY, "epoch": _EPOCH} if switched else None,
         canary_max_errors_percent=100,  # nobody steps back; the simulation sees to that (fingerprint.py)
+        parity=_parity() if switched else None,
     )
     names = _WRITERS[: len(scope.calls)]
     collections = (CONTROL_COLLECTION, migration.journal_collection, SOURCE, TARGET)
@@ -140,6 +142,14 @@ def setting(scope: Scope) -> Setting:
         lonely=scope.second is None and scope.again is None,
         still=scope.still,
     )
+
+
+def _parity() -> dict[str, Any]:
+    """The evidence that searches were compared, on the two collections as they are configured."""
+    server = FakeQdrant()
+    server.request("PUT", f"/collections/{SOURCE}", _CONFIG, {})
+    info = server.request("GET", f"/collections/{SOURCE}", None, {})
+    return {"passed": True, "configuration": configuration.fingerprint(info, info)}
 
 
 def _writer(scope: Scope, name: str, migration: Migration) -> Callable[[], Writer]:

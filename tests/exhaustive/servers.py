@@ -31,6 +31,7 @@ ABSENT = 0
 _EVERYTHING = {"limit": 1000, "with_payload": True, "with_vector": True}
 _WRITERS = records.kind("writer")
 _READS = frozenset({"scroll", "retrieve", "count", "info", "exists", "aliases", "version", "cluster", "telemetry"})
+_READS |= {"sample", "search"}
 # What they are answered follows from aliases and configurations, which only coordinators change.
 _OF_THE_FRAME = frozenset({"info", "exists", "version", "cluster", "telemetry"})
 

@@ -8,6 +8,7 @@ import pytest
 from playing import Play
 
 from qferry.errors import Rejected, Unreachable
+from qferry.flows.configuration import fingerprint
 from qferry.flows.diagnosis import Finding, examine
 from qferry.flows.effects import Request
 from qferry.protocol.phases import Phase, Side
@@ -83,7 +84,9 @@ class Ward:
 
 
 def migration(phase: Phase, **fields: Any) -> Migration:
-    """Return a migration in a phase."""
+    """Return a migration in a phase; if it is verified, its searches are compared too, unless told otherwise."""
+    compared = {"passed": True, "configuration": fingerprint(INFO, INFO)}
+    fields = {"parity": compared, **fields} if "verified" in fields else fields
     return Migration("m1-00000-rest", "old", "new", ("old", "new"), phase=phase, epoch=4).with_changes(fields)
 
 
@@ -395,3 +398,13 @@ def test_names_are_quoted_as_a_shell_wants_them() -> None:
     m = replace(migration(Phase.COPIED), source="my notes")
     (finding,), _ = found(Ward(m))
     assert finding.mend == "Run `qferry verify 'my notes'`."
+
+
+@pytest.mark.parametrize("parity", [None, {"passed": False}])
+def test_searches_that_nobody_has_compared_are_missing_evidence(parity: dict[str, Any] | None) -> None:
+    """Also where every point is equal; the switch, and the finish, would be refused."""
+    compared = parity and {**parity, "configuration": fingerprint(INFO, INFO)}
+    ((finding,), _) = found(Ward(migration(Phase.COPIED, verified=EVIDENCE, parity=compared)))
+    assert finding.topic == "evidence"
+    assert "searches on the target" in finding.what
+    assert "qferry verify old" in finding.mend

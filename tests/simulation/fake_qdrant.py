@@ -290,11 +290,26 @@ class FakeQdrant:
 
     def _sample(self, name: str, body: Json) -> Json:
         """Some of the points; always the same ones, which is as good as any."""
-        return {"points": [{"id": i} for i in self.points_of(name).matching({})[::2][: body["limit"]]]}
+        found = self.points_of(name)
+        wanted = [condition["has_vector"] for condition in (body.get("filter") or {}).get("must", [])]
+        ids = [i for i in found.matching({}) if all(vector in found.points[i][1] for vector in wanted)]
+        return {"points": [{"id": i} for i in ids[::2][: body["limit"]]]}
+
+    def _search(self, name: str, body: Json) -> Json:
+        return [{"points": _nearest(self.points_of(name), search)} for search in body["searches"]]
 
     def _retrieve(self, name: str, body: Json) -> list[Json]:
         found = self.points_of(name)
         return [_record(found, i, body) for i in dict.fromkeys(body["ids"]) if i in found.points]
+
+
+def _nearest(found: Collection, search: Json) -> list[Json]:
+    """The points with the largest dot product, all of them compared; the server orders those of equal score anyhow."""
+    using, query = search["using"], search["query"]
+    vectors = {i: found.points[i][1].get(using) for i in found.matching(search.get("filter") or {})}
+    scores = {i: sum(a * b for a, b in zip(v, query, strict=True)) for i, v in vectors.items() if v is not None}
+    ranked = sorted(scores, key=lambda i: -scores[i])[: search["limit"]]
+    return [{"id": i, "version": 0, "score": scores[i]} for i in ranked]
 
 
 def _record(found: Collection, point_id: Id, body: Json) -> Json:
@@ -303,8 +318,10 @@ def _record(found: Collection, point_id: Id, body: Json) -> Json:
     wanted = body.get("with_payload", True)
     if wanted:
         record["payload"] = payload if wanted is True else {k: payload[k] for k in wanted if k in payload}
-    if body.get("with_vector"):
-        record["vector"] = vectors.get("", vectors)
+    wanted = body.get("with_vector")
+    if wanted:
+        chosen = vectors if wanted is True else {name: vectors[name] for name in wanted if name in vectors}
+        record["vector"] = chosen.get("", chosen)
     return record
 
 
@@ -360,6 +377,7 @@ _ROUTES: dict[tuple[str, str], Callable[[Server, str, Json], Json]] = {
     ("PUT", "snapshots/recover"): Server._recover,
     ("POST", "points"): Server._retrieve,
     ("POST", "points/query"): Server._sample,
+    ("POST", "points/query/batch"): Server._search,
     ("POST", "points/scroll"): Server._scroll,
     ("POST", "points/count"): lambda s, name, body: {
         "count": len(s.points_of(name).matching(body.get("filter") or {}))

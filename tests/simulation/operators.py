@@ -212,7 +212,7 @@ class Operator:
             return "abort", _claimed(m, lifecycle.abort, at_once=True)
         if m.phase in (Phase.CAPTURING, Phase.COPYING):
             return "backfill", _claimed(m, _backfill)
-        proven = m.verified is not None and not m.suspicions and not self._repair_first
+        proven = m.verified is not None and m.searches_proven and not m.suspicions and not self._repair_first
         if m.phase in (Phase.COPIED, Phase.SWITCHED) and goal.what != "rollback" and not proven:
             self._repair_first = False
             return "verify", _claimed(m, lambda co: verify(co, mend=True))

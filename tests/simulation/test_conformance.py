@@ -340,3 +340,32 @@ def test_snapshots_are_taken_listed_restored_and_removed_alike(both: Both) -> No
     finally:
         for name in (fence, other):
             both.client.delete_collection(name)
+
+
+@pytest.mark.parametrize("condition", [None, {"must": [{"key": "g", "match": {"value": 1}}, {"has_id": [2, 4, 6]}]}])
+def test_a_search_finds_the_same(both: Both, condition: Any) -> None:
+    """Points in the order of their scores, those alone that match and have the vector."""
+    _fill(both, range(1, 7))
+    both.request(wire.upsert("", both.name, [{"id": 9, "payload": {"g": 1}, "vector": {"b": [1.0]}}]))
+    search = {"query": [2.0], "using": "a", "limit": 4, "with_payload": False, "params": {"exact": True}}
+    body = search if condition is None else {**search, "filter": condition}
+    real, fake = both.request(wire.search("", both.name, [body, body]))
+    assert real == fake
+    assert len(real[0]["points"]) == (4 if condition is None else 3)
+
+
+def test_a_sample_is_of_points_that_have_the_vector(both: Both) -> None:
+    """And no other."""
+    points = [_point(1), {"id": 2, "payload": {}, "vector": {"b": [1.0]}}, {"id": 3, "payload": {}, "vector": {}}]
+    both.request(wire.upsert("", both.name, points))
+    real, fake = both.request(wire.sample("", both.name, 10, vector="a"))
+    assert [point["id"] for point in real["points"]] == [point["id"] for point in fake["points"]] == [1]
+
+
+@pytest.mark.parametrize("vector", [True, ["a"], ["b", "a"]])
+def test_of_a_point_only_what_is_named_is_retrieved(both: Both, vector: Any) -> None:
+    """Named vectors and payload fields; those it lacks are left out."""
+    points = [_point(1), {"id": 2, "payload": {"v": 1}, "vector": {"b": [1.0]}}]
+    both.request(wire.upsert("", both.name, points))
+    real, fake = both.request(wire.retrieve("", both.name, [1, 2], payload=["g"], vector=vector))
+    assert real == fake

@@ -20,10 +20,11 @@ from qferry.cli.run import Run
 from qferry.cli.watch import watch as watched
 from qferry.commands import DEFAULT_SAFETY_DAYS
 from qferry.errors import FerryError
+from qferry.flows.parity import QUERIES
+from qferry.flows.verify import GREEN_TIMEOUT_S
 from qferry.protocol.records import WritePolicy
 
 ACK_TIMEOUT_S = 60.0
-GREEN_TIMEOUT_S = 3600.0
 SOAK_S = 60.0
 # More than a lifetime is a typing error.
 SAFETY_DAYS_MAX = 36_500
@@ -115,15 +116,26 @@ def verify(
     context: Context,
     source: Source = None,
     repair: Annotated[bool, typer.Option("--repair", help="Make the target equal where it is not.")] = False,
+    queries: options.Queries = QUERIES,
+    green_timeout: options.GreenTimeout = GREEN_TIMEOUT_S,
     dask: options.Dask = None,
     max_points_per_s: options.MaxPointsPerS = None,
     max_latency_ms: options.MaxLatencyMs = None,
     quiet_hours: options.QuietHoursOption = None,
 ) -> Answer:
-    """Compare both sides: configuration, indexes, counts, and every point bit by bit."""
+    """Compare both sides: configuration, indexes, counts, every point bit by bit, and what searches find."""
     limits = options.limits(max_points_per_s, max_latency_ms, quiet_hours)
     with context.progress() as report:
-        found = commands.verify(context.connection, source, repair=repair, dask=dask, limits=limits, report=report)
+        found = commands.verify(
+            context.connection,
+            source,
+            repair=repair,
+            queries=queries,
+            green_timeout_s=green_timeout,
+            dask=dask,
+            limits=limits,
+            report=report,
+        )
     return Answer(plain(found), render.verification(found, source or ""), ok=found.passed)
 
 

@@ -221,6 +221,17 @@ GreenTimeout = Annotated[
         help="How long to wait for the target's indexes.",
     ),
 ]
+Queries = Annotated[
+    int,
+    typer.Option(
+        "--queries",
+        envvar="QFERRY_QUERIES",
+        min=0,
+        max=10_000,
+        metavar="N",
+        help="How many points to search with, for each vector; 0: compare no searches, and `switch` is refused then.",
+    ),
+]
 Dask = Annotated[
     str | None,
     typer.Option(

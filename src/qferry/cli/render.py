@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from qferry.cli.run import Ran
-from qferry.cli.shapes import ALL_READS, next_step, shadow_data, writer_data
+from qferry.cli.shapes import ALL_READS, next_step, proven, shadow_data, writer_data
 from qferry.commands import Cleaned, Done, Examination, HistoryLine, Started, Status, Survey, Throttled
 from qferry.control.wire import collection_path
-from qferry.flows.verify import Verification
+from qferry.flows.verify import SEARCHES, Verification
 from qferry.preflight.report import NO, YES, Forecast, Preflight
 from qferry.preflight.sample import human
 from qferry.protocol.checklist import Metric, State
@@ -263,8 +263,12 @@ def verification(found: Verification, source: str) -> RenderableType:
     for check in found.checks:
         _row(table, _mark(passed=check.passed), check.name, check.detail)
     if found.passed:
-        return Group(table, then("switch {} --percent 10", source))
+        # Without a comparison of searches the switch would be refused.
+        complete = any(check.name == SEARCHES for check in found.checks)
+        return Group(table, then("switch {} --percent 10" if complete else "verify {}", source))
     failed = {check.name for check in found.checks if not check.passed}
+    if failed == {SEARCHES}:
+        return Group(table, then("verify {}, once what is said there is mended; the points are proven equal", source))
     # Points and payload indexes can be repaired; a collection's configuration is set when it is created.
     again = then("abort {}, then start again" if failed == {"configuration"} else "verify {} --repair", source)
     if not found.differing:
@@ -367,7 +371,7 @@ def phases(m: Migration) -> Text:
         return Text(f"● {m.phase.value}", style="bold red")
     names = ["prepared", "dual", "copied", "verified", "switched", "finished", "cleaned"]
     present = _PRESENT[m.phase]
-    if m.phase is Phase.COPIED and m.verified is not None:
+    if m.phase is Phase.COPIED and proven(m):
         present = _VERIFIED
     if m.phase is Phase.COPYING:
         names[present] = f"dual, copying {m.copied_points:,} of {m.expected_points:,}"
@@ -420,7 +424,8 @@ def _evidence(m: Migration) -> str:
     if m.verified is None:
         return "not verified"
     points = f", {m.verified['points']:,} points" if "points" in m.verified else ""
-    return f"verified {m.verified.get('at', '')}{points}"
+    searches = "searches compared" if proven(m) else "searches not proven"
+    return f"verified {m.verified.get('at', '')}{points}, {searches}"
 
 
 def _coordinator(m: Migration) -> dict[str, object]:

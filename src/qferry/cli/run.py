@@ -9,6 +9,7 @@ from typing import Any
 
 from qferry import commands
 from qferry.cli.progress import Reporter
+from qferry.cli.shapes import proven
 from qferry.commands import Done
 from qferry.connection import Connection
 from qferry.errors import Refused
@@ -104,7 +105,12 @@ class Run:
         if self._unproven():
             began = time.monotonic()
             verification = commands.verify(
-                self.connection, self.source, dask=self.dask, limits=limits, report=self.report
+                self.connection,
+                self.source,
+                green_timeout_s=self.green_timeout_s,
+                dask=self.dask,
+                limits=limits,
+                report=self.report,
             )
             failed = ", ".join(check.name for check in verification.checks if not check.passed)
             detail = f"{verification.points:,} points" + (f", not passed: {failed}" if failed else "")
@@ -145,7 +151,7 @@ class Run:
 
     def _unproven(self) -> bool:
         m = self._migration()
-        return m is not None and (m.verified is None or bool(m.suspicions))
+        return m is not None and (not proven(m) or bool(m.suspicions))
 
     def _phase(self) -> Phase | None:
         m = self._migration()

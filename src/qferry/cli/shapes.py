@@ -37,6 +37,7 @@ def status_data(status: Status) -> dict[str, Any]:
         "expected_points": m.expected_points,
         "debt": status.debt,
         "verified": m.verified,
+        "parity": m.parity,
         "suspicions": m.suspicions,
         "source_points": status.source_points,
         "target_points": status.target_points,
@@ -99,6 +100,11 @@ def throttle_data(found: Throttled) -> dict[str, Any]:
     }
 
 
+def proven(m: Migration) -> bool:
+    """Whether there is all the evidence that readers may see the target."""
+    return m.verified is not None and m.searches_proven
+
+
 def next_step(m: Migration) -> str:
     """What to do next, as a sentence with the command in it."""
     source, target = shlex.quote(m.source), shlex.quote(m.target)
@@ -109,7 +115,7 @@ def next_step(m: Migration) -> str:
             return f"Run `qferry start {source} {target}` again to complete it."
         case Phase.CAPTURING | Phase.COPYING:
             return f"Run `qferry backfill {source}`."
-        case Phase.COPIED if m.verified is None:
+        case Phase.COPIED if not proven(m):
             return f"Run `qferry verify {source}`."
         case Phase.COPIED:
             return f"Run `qferry switch {source} --percent 10`, or more of the reads at once."
@@ -123,6 +129,8 @@ def next_step(m: Migration) -> str:
                 f"Points are being repaired, and reads stay on the source meanwhile. If no command is at work, run "
                 f"`qferry switch {source} --percent {m.read_percent}`."
             )
+        case Phase.SWITCHED if not proven(m):
+            return f"Run `qferry verify {source}`, or `qferry rollback {source}`."
         case Phase.SWITCHED if m.read_percent == 0:
             return f"Run `qferry switch {source} --percent 10`, or `qferry rollback {source}`."
         case Phase.SWITCHED if m.read_percent < ALL_READS:

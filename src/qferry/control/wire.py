@@ -72,16 +72,29 @@ def read_digests(server: str, collection: str, *, offset: PointId | None, limit:
     return replace(read_page(server, collection, offset=offset, limit=limit), op="read_digests")
 
 
-def sample(server: str, collection: str, limit: int) -> Request:
-    """Ids of `limit` points chosen at random: `{"points": [{"id": ...}]}`."""
-    body = {"query": {"sample": "random"}, "limit": limit, "with_payload": False}
+def sample(server: str, collection: str, limit: int, *, vector: str | None = None) -> Request:
+    """Ids of `limit` points chosen at random, among those that have `vector`: `{"points": [{"id": ...}]}`."""
+    body: dict[str, Any] = {"query": {"sample": "random"}, "limit": limit, "with_payload": False}
+    if vector is not None:
+        body["filter"] = {"must": [{"has_vector": vector}]}
     return Request(server, "sample", "POST", f"{collection_path(collection)}/points/query", body)
 
 
+def search(server: str, collection: str, searches: Sequence[Json]) -> Request:
+    """Several searches at once: `[{"points": [{"id": ..., "score": ...}]}, ...]`, best first."""
+    path = f"{collection_path(collection)}/points/query/batch"
+    return Request(server, "search", "POST", path, {"searches": list(searches)})
+
+
 def retrieve(
-    server: str, collection: str, ids: Sequence[PointId], *, payload: bool = True, vector: bool = True
+    server: str,
+    collection: str,
+    ids: Sequence[PointId],
+    *,
+    payload: bool | Sequence[str] = True,
+    vector: bool | Sequence[str] = True,
 ) -> Request:
-    """The points among `ids` that exist, in no particular order."""
+    """The points among `ids` that exist, in no particular order; of payload and vectors, only what is named."""
     body = {"ids": list(ids), "with_payload": payload, "with_vector": vector}
     return Request(server, "retrieve", "POST", f"{collection_path(collection)}/points", body)
 

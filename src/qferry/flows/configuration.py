@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
+
+import orjson
 
 from qferry.control import wire
 from qferry.errors import Refused
@@ -121,6 +124,12 @@ def index_differences(source: Json, target: Json) -> list[str]:
 def _unlike_indexes(source: Json, target: Json) -> list[tuple[str, Any, Any]]:
     wanted, found = indexes(source), indexes(target)
     return [(n, wanted.get(n), found.get(n)) for n in sorted({*wanted, *found}) if wanted.get(n) != found.get(n)]
+
+
+def fingerprint(source: Json, target: Json) -> str:
+    """What changes when the configuration or a payload index of either side does."""
+    told = [{"config": info["config"], "indexes": indexes(info)} for info in (source, target)]
+    return sha256(orjson.dumps(told, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
 def copy_indexes(server: str, target: str, source_info: Json, target_info: Json) -> Flow[list[str]]:

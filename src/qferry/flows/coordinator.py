@@ -392,7 +392,7 @@ class Coordinator:
     def suspect(self, reason: str) -> Flow[None]:
         """Only a full check that begins from now on may be trusted."""
         suspicions = [*self.migration.suspicions, reason]
-        yield from self.publish({"suspicions": suspicions, "verified": None}, "suspect", reason=reason)
+        yield from self.publish({"suspicions": suspicions, "verified": None, "parity": None}, "suspect", reason=reason)
 
     def roll_call(self, what: str) -> Flow[list[Writer]]:
         """

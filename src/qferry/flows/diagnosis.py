@@ -246,13 +246,14 @@ class _Case:
         add = self._problem if m.phase in _PROVABLE else self._note
         for reason in m.suspicions:
             add("suspicion", f"Points may differ that no journal names: {reason}.", self._full_check)
-        if m.verified is None and not m.suspicions and m.phase in _PROVABLE:
-            add = self._problem if m.phase is Phase.SWITCHED else self._note
-            add(
-                "evidence",
-                "Nothing proves that the target equals the source.",
-                f"Run `{self._command('verify')}`.",
-            )
+        if m.suspicions or m.phase not in _PROVABLE:
+            return
+        add = self._problem if m.phase is Phase.SWITCHED else self._note
+        mend = f"Run `{self._command('verify')}`."
+        if m.verified is None:
+            add("evidence", "Nothing proves that the target equals the source.", mend)
+        elif not m.searches_proven:
+            add("evidence", "Nothing proves that searches on the target find what they find on the source.", mend)
 
     def _readers(self) -> None:
         """What readers have met on the target, and what their shadows have."""

@@ -233,7 +233,8 @@ def require_evidence(co: Coordinator) -> Flow[None]:
     """
     The gates before readers see the target.
 
-    A full check that counts, no suspicion, no writer that is kept from the target, the same configuration.
+    A full check that counts, no suspicion, searches that find the same, no writer that is kept from the target, the
+    same configuration.
 
     Raises:
         Refused: naming the first gate that is not passed.
@@ -246,6 +247,11 @@ def require_evidence(co: Coordinator) -> Flow[None]:
         )
     if m.verified is None:
         raise Refused("Nothing proves yet that the target equals the source.", hint="Run `qferry verify` first.")
+    if not m.searches_proven:
+        raise Refused(
+            "Nothing proves yet that searches on the target find what they find on the source.",
+            hint="Run `qferry verify`; it compares them once every point is equal, and says what is wrong.",
+        )
     for writer in (yield from records.writers()):
         if writer.pins.dual_write is False:
             raise Refused(
@@ -289,6 +295,10 @@ def require_same_configuration(m: Migration) -> Flow[None]:
     if unlike:
         raise Refused(
             f"The configurations have come apart since the check: {unlike[0]}.", hint="Run `qferry verify --repair`."
+        )
+    if m.parity is not None and m.parity.get("configuration") != configuration.fingerprint(*infos):
+        raise Refused(
+            "Both sides have been reconfigured alike since their searches were compared.", hint="Run `qferry verify`."
         )
 
 

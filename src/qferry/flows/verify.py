@@ -1,5 +1,5 @@
 """
-Verification: configuration, payload indexes, exact counts, and every point on both sides, bit by bit.
+Verification: configuration, payload indexes, exact counts, every point on both sides, bit by bit, and then searches.
 
 A difference counts only if it outlasts the journal: the application writes on while this runs, so a point that
 differs is looked at again after everything journalled has been settled.  What still differs then was written by
@@ -9,7 +9,7 @@ somebody who does not use qferry, or was lost with a process that vanished.  It 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qferry.control import wire
@@ -17,6 +17,7 @@ from qferry.flows import configuration
 from qferry.flows.compare import DIFFERENCES_MAX, every_point
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Flow, NewId, Now, Report, Sleep, Today
+from qferry.flows.parity import QUERIES, parity
 from qferry.flows.settle import check, drain, drain_well, show_target
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Side
@@ -26,6 +27,10 @@ from qferry.protocol.session import GRACE_S
 PAGE_POINTS = 1000
 # How often a point that differs is looked at again before it counts.
 LOOKS = 3
+# How long to wait for the target's indexes.
+GREEN_TIMEOUT_S = 3600.0
+# The last of the checks.
+SEARCHES = "search parity"
 _COUNT_TRIES = 30
 _NAMED = 5  # ids in the summary
 
@@ -55,12 +60,20 @@ class Verification:
         return all(check.passed for check in self.checks)
 
 
-def verify(co: Coordinator, *, mend: bool = False) -> Flow[Verification]:
+def verify(
+    co: Coordinator, *, mend: bool = False, queries: int = QUERIES, green_timeout_s: float = GREEN_TIMEOUT_S
+) -> Flow[Verification]:
     """
     Check everything; with `mend`, also make the target equal where it is not.
 
-    A verification that passes becomes the evidence the switch asks for, and clears every suspicion raised before it
-    began.
+    What passes becomes the evidence the switch asks for.  That every point is equal also clears every suspicion raised
+    before it began, and stands whatever becomes of the searches.
+
+    Args:
+        co: The claim must be held.
+        mend: Whether to repair.
+        queries: How many points to search with, for each vector; 0 leaves searches out, and they are not proven then.
+        green_timeout_s: How long to wait for the target's indexes, before searches are compared.
     """
     began: float = yield Now()
     yield from co.fenced()
@@ -93,6 +106,11 @@ def verify(co: Coordinator, *, mend: bool = False) -> Flow[Verification]:
     )
     report = Verification((config, indexes, counts, equal), points, tuple(differing), repaired, round(ended - began, 2))
     yield from _conclude(co, report, heard)
+    if report.passed and queries:
+        yield from show_target(co)  # the index may take its time
+        searches = yield from _searches(co, queries, green_timeout_s)
+        ended = yield Now()
+        report = replace(report, checks=(*report.checks, searches), seconds=round(ended - began, 2))
     if not (yield from show_target(co)):
         yield Report("held", text="reads stay on the source: no journal cycle without a difference was found")
     return report
@@ -186,12 +204,27 @@ def _conclude(co: Coordinator, report: Verification, heard: int) -> Flow[None]:
     """Record the outcome; suspicions beyond the first `heard` are newer than the check and stay."""
     details = {check.name: check.detail for check in report.checks}
     if not report.passed:
-        yield from co.publish({"verified": None}, "verification failed", **details)
+        yield from co.publish({"verified": None, "parity": None}, "verification failed", **details)
         return
     raised_since = co.migration.suspicions[heard:]
     at: str = yield Today()
     evidence = {"at": at, "epoch": co.migration.epoch, "points": report.points, "repaired": report.repaired}
-    changes: dict[str, Any] = {"suspicions": raised_since}
+    changes: dict[str, Any] = {"suspicions": raised_since, "parity": None}
     if not raised_since:
         changes["verified"] = evidence
     yield from co.publish(changes, "verified", **details)
+
+
+def _searches(co: Coordinator, queries: int, green_timeout_s: float) -> Flow[Check]:
+    """Compare searches, and record what came of it if every point still counts as equal."""
+    found = yield from parity(co, queries, green_timeout_s)
+    if co.migration.verified is None:
+        why = "not proven: a suspicion was raised meanwhile, run it again"
+        return Check(SEARCHES, passed=False, detail=why)
+    evidence = found.evidence
+    if evidence is not None:
+        at: str = yield Today()
+        evidence = {"at": at, "epoch": co.migration.epoch, **evidence}
+    what = "searches compared" if found.passed else "search parity failed" if evidence else "search parity not proven"
+    yield from co.publish({"parity": evidence}, what, **{SEARCHES: found.detail})
+    return Check(SEARCHES, found.passed, found.detail)

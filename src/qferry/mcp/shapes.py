@@ -66,6 +66,7 @@ class MigrationAnswer(TypedDict):
     expected_points: int
     debt: int
     verified: dict[str, Any] | None
+    parity: dict[str, Any] | None
     suspicions: list[str]
     source_points: int | None
     target_points: int | None

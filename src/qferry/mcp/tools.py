@@ -14,10 +14,11 @@ from pydantic import AfterValidator, Field
 
 from qferry import commands
 from qferry.cli import options, shapes
-from qferry.cli.app import ACK_TIMEOUT_S, GREEN_TIMEOUT_S, SAFETY_DAYS_MAX, SOAK_S
+from qferry.cli.app import ACK_TIMEOUT_S, SAFETY_DAYS_MAX, SOAK_S
 from qferry.commands import DEFAULT_SAFETY_DAYS, Cleaned, Done, Started, Survey
 from qferry.errors import FerryError
-from qferry.flows.verify import Verification
+from qferry.flows.parity import QUERIES
+from qferry.flows.verify import GREEN_TIMEOUT_S, Verification
 from qferry.mcp.calls import Ctx, operator, run, run_at_length
 from qferry.mcp.consent import (
     Consent,
@@ -93,6 +94,10 @@ HoursOfTheDay: TypeAlias = Annotated[
 ]
 SafetyDays: TypeAlias = Annotated[
     float, Field(ge=0, le=SAFETY_DAYS_MAX, allow_inf_nan=False, description="For how long `cleanup` is refused.")
+]
+Queries: TypeAlias = Annotated[
+    int,
+    Field(ge=0, le=10_000, description="How many points to search with, for each vector; 0: `switch` is refused then."),
 ]
 ConfirmedName: TypeAlias = Annotated[
     str | None, Field(description="The source's name; wanted only if the client cannot ask a person to type it.")
@@ -222,10 +227,17 @@ async def verify(
     meant: Meant,
     answer: Annotated[ElicitationResult[Consent], Resolve(_to_verify)],
     source: Source = None,
+    queries: Queries = QUERIES,
+    green_timeout_s: Seconds = GREEN_TIMEOUT_S,
 ) -> VerifyAnswer:
-    """Compare both sides: configuration, indexes, counts, and every point bit by bit. `switch` comes next."""
+    """
+    Compare both sides: configuration, indexes, counts, every point bit by bit, and what searches find.
+
+    Searches are compared when every point is equal and the target has built its indexes. `switch` comes next.
+    """
     name = await granted_for(ctx, meant, answer)
-    return _verified(await run_at_length(ctx, commands.verify, name))
+    found = await run_at_length(ctx, commands.verify, name, queries=queries, green_timeout_s=green_timeout_s)
+    return _verified(found)
 
 
 _to_repair = asks(
@@ -239,10 +251,15 @@ async def repair(
     meant: Meant,
     answer: Annotated[ElicitationResult[Consent], Resolve(_to_repair)],
     source: Source = None,
+    queries: Queries = QUERIES,
+    green_timeout_s: Seconds = GREEN_TIMEOUT_S,
 ) -> VerifyAnswer:
     """As `verify`, and make the target equal to the source where it differs; also clears suspicions."""
     name = await granted_for(ctx, meant, answer)
-    return _verified(await run_at_length(ctx, commands.verify, name, repair=True))
+    found = await run_at_length(
+        ctx, commands.verify, name, repair=True, queries=queries, green_timeout_s=green_timeout_s
+    )
+    return _verified(found)
 
 
 def _verified(found: Verification) -> VerifyAnswer:

@@ -83,7 +83,7 @@ class Migration:
     verified: Mapping[str, Any] | None = (
         None  # evidence of the last clean full check; None: not, or no longer, verified
     )
-    parity: Mapping[str, Any] | None = None  # evidence of the last comparison of searches
+    parity: Mapping[str, Any] | None = None  # what came of the last comparison of searches; None: there was none since
     mend: str = ""  # the alias through which writers bring a point that the target lacks, while readers see the target
     suspicions: tuple[str, ...] = ()  # reasons why only a full check may be trusted
     finished_at: str | None = None
@@ -108,6 +108,11 @@ class Migration:
     def tolerance(self) -> Tolerance:
         """What readers put up with on the target."""
         return Tolerance(self.canary_max_errors_percent, self.canary_max_ms)
+
+    @property
+    def searches_proven(self) -> bool:
+        """Whether searches on the target were compared with the source's, and are as good."""
+        return bool((self.parity or {}).get("passed"))
 
     @property
     def routing(self) -> Routing:
