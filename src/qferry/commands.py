@@ -615,7 +615,7 @@ def _status_of(m: Migration, naming: CollectionNaming) -> Flow[Status]:
     concerned = tuple(w for w in writers if m.id in w.seen) if m.phase not in ENDED else ()
     shadow = total([w.shadow[m.id] for w in writers if m.id in w.shadow], m.shadow_since) if m.shadow_percent else None
     proofs = yield from records.events(m.id, PROOFS)
-    metrics = checklist(m, Seen(concerned, ours, theirs, proofs, _is_old(naming, m.target)))
+    metrics = checklist(m, Seen(concerned, ours, theirs, proofs, _is_old(naming, m.target), shadow))
     return Status(m, concerned, debt or 0, ours, theirs, state, metrics, shadow)
 
 

@@ -14,16 +14,18 @@ from typing import Any
 
 from qferry.protocol.phases import TARGET_IS_TRUTH, Phase, Routing, Side
 from qferry.protocol.records import Migration, Writer
+from qferry.protocol.shadow import Totals
 
 ALL_READS = 100
 # Lines of history that prove something.
 DUAL_BEGAN = "all writers write to both"
 COPIED, RESTORED = "copied", "restored from a snapshot"
 VERIFIED = "verified"
+SEARCHED, NOT_ALIKE = "searches compared", "search parity failed"
 ALL_SWITCHED = f"reads {ALL_READS} % on the target"
 SEALED = "point of no return: the target is truth"
 DELETED = "source deleted"
-PROOFS = (DUAL_BEGAN, COPIED, RESTORED, VERIFIED, ALL_SWITCHED, SEALED, DELETED)
+PROOFS = (DUAL_BEGAN, COPIED, RESTORED, VERIFIED, SEARCHED, NOT_ALIKE, ALL_SWITCHED, SEALED, DELETED)
 
 _BEFORE_DUAL = frozenset({Phase.PREPARING, Phase.ANNOUNCED, Phase.CAPTURING, Phase.STARTING})
 _GIVEN_UP = frozenset({Phase.ABORTING, Phase.ABORTED})
@@ -69,6 +71,7 @@ class Seen:
         target_points: The same of the target.
         events: Those lines of its history whose text is one of `PROOFS`, oldest first.
         old_name: Whether the target's name is one that the naming would replace.
+        shadow: What shadow reads have found; None: there are none.
     """
 
     writers: Sequence[Writer]
@@ -76,6 +79,7 @@ class Seen:
     target_points: int | None
     events: Sequence[Mapping[str, Any]]
     old_name: bool
+    shadow: Totals | None = None
 
     def last(self, *what: str) -> Mapping[str, Any] | None:
         """The latest of these lines of history."""
@@ -173,15 +177,15 @@ def _data(m: Migration, seen: Seen) -> Iterator[Metric]:
     if m.phase in _BEFORE_DUAL | {Phase.COPYING}:
         yield Metric(2, name, State.LATER)
     else:
-        yield _searched(m, 2, name)
+        yield _searched(m, seen, 2, name)
 
 
-def _searched(m: Migration, phase: int, name: str) -> Metric:
-    parity = m.parity
-    if parity is None:
+def _searched(m: Migration, seen: Seen, phase: int, name: str) -> Metric:
+    compared = seen.last(SEARCHED, NOT_ALIKE)
+    if m.parity is None or compared is None:
         return Metric(phase, name, State.MISSING, "no comparison of searches counts at present")
-    state = State.PROVEN if parity.get("passed") else State.FAILED
-    return Metric(phase, name, state, parity.get("summary", f"{parity.get('queries', 0):,} searches"), parity["at"])
+    state = State.PROVEN if m.searches_proven else State.FAILED
+    return Metric(phase, name, state, "; ".join(compared["details"].values()), compared["at"])
 
 
 def _reads(m: Migration, seen: Seen) -> Iterator[Metric]:
@@ -207,8 +211,13 @@ def _reads(m: Migration, seen: Seen) -> Iterator[Metric]:
         yield Metric(3, name, State.LATER)
     elif m.stepped_back:
         yield Metric(3, name, State.FAILED, m.stepped_back)
+    elif seen.shadow is not None and (worse := seen.shadow.worse(m.canary_max_errors_percent)):
+        yield Metric(3, name, State.FAILED, worse)
     else:
-        yield _searched(m, 3, name)
+        found, live = _searched(m, seen, 3, name), seen.shadow
+        alike = f"{live.mean_overlap:.3f}" if live is not None and live.mean_overlap is not None else ""
+        also = f"; {live.compared:,} of the application's own reads overlap by {alike}" if live and alike else ""
+        yield replace(found, proof=f"{found.proof}{also}")
 
     name = "Zero user-visible impact"
     if not begun:
