@@ -217,7 +217,7 @@ def test_command_out_of_order_is_refused_and_changes_nothing(qferry: Any, source
 def test_fault_of_qferry_is_still_one_json_object(qferry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error nobody foresaw is an object on stdout too, and keeps its traceback."""
 
-    def break_down(*_: object) -> None:
+    def break_down(*_: object, **__: object) -> None:
         raise LookupError("unforeseen")
 
     monkeypatch.setattr("qferry.commands.status", break_down)

@@ -37,7 +37,7 @@ def test_interrupted_command_gives_its_claim_back(qferry: Any, source: str) -> N
 def test_interrupt_is_one_json_object(qferry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --json Ctrl-C is an object like any other error."""
 
-    def press(*_: object) -> None:
+    def press(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("qferry.commands.status", press)
