@@ -96,6 +96,10 @@ def plan(found: Forecast) -> RenderableType:
         "aliases": ", ".join(found.aliases) or "none",
         "server": f"Qdrant {found.server_version}",
         "strategy": f"{found.strategy}: {found.because}",
+        "size": _size(found.preflight),
+        "sample": _sample(found.preflight),
+        "at the least": _estimate(found.preflight),
+        "target's machine": _machine(found.preflight),
     }
     alias = Text(f"`{found.asked_for}` is an alias of `{found.source}`.", style="yellow")
     steps = Text("\n".join(f"  {step}" for step in found.steps), style="cyan")
@@ -110,13 +114,7 @@ def plan(found: Forecast) -> RenderableType:
 
 def _preflight(found: Preflight) -> list[RenderableType]:
     """What was looked at beside the plan, and last what needs somebody."""
-    looked = {
-        "size": _size(found),
-        "sample": _sample(found),
-        "takes at the least": _estimate(found),
-        "target's machine": _machine(found),
-    }
-    parts: list[RenderableType] = [_facts(looked)]
+    parts: list[RenderableType] = []
     for title, headings, rows in (
         (
             "Servers",

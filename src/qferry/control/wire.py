@@ -287,7 +287,7 @@ def ask_to_manage(server: str, nothing: str) -> Request:
 
     It checks that first and then fails without doing anything: a single node has no shards to move, and a cluster has
     no collection `nothing`, nor a peer 0 (1.14 to 1.19: `do_update_collection_cluster` in `common/collections.rs`).
-    403: it may not; 400 or 404: it may.
+    403: it may not; 400, 404 or 405 (a single node of 1.19): it may.
     """
     body = {"drop_replica": {"shard_id": 0, "peer_id": 0}}
     return Request(server, "ask_to_manage", "POST", f"{collection_path(nothing)}/cluster", body)

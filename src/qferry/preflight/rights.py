@@ -19,7 +19,7 @@ from qferry.preflight.report import NO, UNKNOWN, YES, Key, Right, Token
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Strategy
 
 _REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-_ALLOWED: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND)
+_ALLOWED: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
 _BAD_SIGNATURE: Final = "InvalidSignature"  # 1.14 to 1.19: `jwt_parser.rs`, by the `jsonwebtoken` library
 _GLOBAL: Final = {"r": "to read everything", "m": "to manage everything"}
 # What a migration takes besides copying and comparing, at the least: people look at it between its steps.

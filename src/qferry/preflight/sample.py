@@ -10,7 +10,7 @@ import orjson
 
 from qferry.control import wire
 from qferry.errors import RemoteFailure
-from qferry.flows.copy import PAGE_BYTES, PAGE_POINTS, WORKERS
+from qferry.flows.copy import PAGE_BYTES, PAGE_POINTS
 from qferry.flows.effects import Flow, Json, Now
 from qferry.flows.pages import as_page
 from qferry.planning import Plan
@@ -121,16 +121,21 @@ def measured(source: str, *, way: str) -> Flow[Sample | None]:
 
 
 def estimate(planned: Plan, found: Size, sample: Sample | None, copies: int) -> Estimate:
-    """What copy and comparison take at the least: every point is read as fast as the fastest of the sample."""
+    """
+    What copy and comparison take at the least: every point is read once, in one range, at the sample's fastest.
+
+    That several ranges are read at once does not make up for what is done beside reading: 50,000 points of 768
+    dimensions are read in 0.8 s, and are copied by four workers, without any index, in 1.6 s (1.16.3).
+    """
     is_snapshot = planned.strategy == Strategy.SNAPSHOT.value
     rooms = SNAPSHOT_ROOMS if is_snapshot else copies
     room = found.total_bytes * rooms if found.total_bytes is not None else None
-    read_s = 0.0 if not planned.points else planned.points / (sample.points_per_s * WORKERS) if sample else None
+    read_s = 0.0 if not planned.points else planned.points / sample.points_per_s if sample else None
     left_out = "building vector and payload indexes, write-ahead logs, what applications write meanwhile, limits"
     if is_snapshot:
         left_out += "; how long the server takes for the snapshot"
     else:
-        left_out += "; writing to the target, which may take longer than reading"
+        left_out += "; writing to the target, which takes several times as long as reading"
     return Estimate(room, None if is_snapshot else read_s, read_s, left_out)
 
 
