@@ -18,7 +18,7 @@ from qferry import FerryClient, FerryOptions, commands
 from qferry.connection import Connection
 from qferry.control import wire
 from qferry.errors import Rejected, RemoteFailure, Unreachable
-from qferry.flows.effects import Flow
+from qferry.flows.effects import Flow, Request
 from qferry.preflight import gates, rights, sample
 from qferry.preflight.gates import Line
 from qferry.preflight.report import Estimate, Key, Limit, Machine, Server, Size
@@ -406,7 +406,7 @@ def test_limits_that_would_hit_later_are_warned_of(qferry: Any, source: str, cli
         ("target", "write_rate_limit", 500),
         ("target", "upsert_max_batchsize", 7),
     }
-    assert "! The target's strict mode sets write_rate_limit to 500" in qferry("plan", source).stdout
+    assert "! The target's limit write_rate_limit is 500" in qferry("plan", source).stdout
     over = "strict_mode_config.max_points_count=100"
     (limit,) = [
         limit
@@ -414,6 +414,60 @@ def test_limits_that_would_hit_later_are_warned_of(qferry: Any, source: str, cli
         if limit["name"] == "max_points_count"
     ]
     assert "the source has about 120 points" in limit["effect"]
+
+
+def test_server_that_takes_no_more_collections_is_told(qferry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records, journal and target are three; the limit is the server's, and it says so in its telemetry."""
+    with QdrantServer.start(settings={"QDRANT__STORAGE__MAX_COLLECTIONS": "3"}) as server:
+        monkeypatch.setenv("QDRANT_URL", server.url)
+        with closing(QdrantClient(url=server.url, check_compatibility=False)) as client:
+            client.create_collection(HELD, {})
+        (limit,) = qferry("plan", HELD, "held-2", "--json").json["preflight"]["limits"]
+        assert limit == {
+            "side": "source",
+            "name": "max_collections",
+            "value": 3,
+            "effect": "there are 1, and `qferry start` makes 3 more",
+        }
+        assert [*gates.room_for_collections("target", {"collections": {"number_of_collections": 9}}, 3)] == []
+        assert [*gates.room_for_collections("target", Unreachable("down"), 3)] == []
+        told = {"collections": {"number_of_collections": 2, "max_collections": 3}}
+        assert [*gates.room_for_collections("target", told, 1)] == []
+
+
+def test_token_for_the_target_s_server_is_explained_too(qferry: Any, source: str, guarded: QdrantServer) -> None:
+    """It is that key's fault, not the other's."""
+    old = jwt("m", exp=946684800)
+    refused = qferry("plan", source, "--target-url", guarded.url, "--target-api-key", old)
+    assert refused.exit_code == 1
+    assert "The target's server answered 403 to GET /cluster: ExpiredSignature." in refused.stderr
+    assert "expired at 2000-01-01T00:00:00Z" in refused.stderr
+    assert old not in refused.stderr
+
+
+def test_nodes_whose_version_nobody_tells_are_told() -> None:
+    """Nothing is made up for them."""
+    looking = gates.server("target", "http://there:1")
+    answers = {
+        "version": {"title": "qdrant", "version": "1.16.3"},
+        "cluster": {"status": "enabled", "peers": {"1": {"uri": "http://a:1"}, "2": {"uri": "http://b:1"}}},
+        "telemetry": {"cluster": {"peer_metadata": {"1": {"version": "1.16.2"}}}},
+    }
+
+    def answered() -> Server:
+        """Carry the flow out with these answers."""
+        question = next(looking)
+        while True:
+            assert isinstance(question, Request)
+            try:
+                question = looking.send(answers[question.op])
+            except StopIteration as end:
+                result: Server = end.value
+                return result
+
+    found = answered()
+    assert [(peer.uri, peer.version) for peer in found.peers] == [("http://a:1", "1.16.2"), ("http://b:1", "")]
+    assert found.note.startswith("The version of 1 of 2 nodes is not known to the node that was asked.")
 
 
 def test_rate_that_is_used_up_ends_no_plan_in_a_traceback(qferry: Any, source: str, client: QdrantClient) -> None:
@@ -600,7 +654,11 @@ def test_short_room_is_warned_of() -> None:
 
 def test_machine_that_does_not_tell_is_said_not_to() -> None:
     """Whether the whole telemetry is forbidden, or a part of it is missing."""
-    assert sample.machine(None).note.startswith("The server does not let this key read its telemetry.")
+    forbidden = sample.machine(Rejected("The server answered 403.", status=403))
+    assert forbidden.note.startswith(
+        "The server's telemetry could not be read: The server answered 403. No server tells"
+    )
+    assert (forbidden.memory_bytes, forbidden.disk_bytes) == (None, None)
     partly = sample.machine({"app": {"system": {"ram_size": 1024}}})
     assert (partly.memory_bytes, partly.memory_used_bytes, partly.disk_bytes) == (1 << 20, None, None)
     assert partly.note.startswith("The server does not tell: memory in use, disk.")

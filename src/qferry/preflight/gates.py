@@ -160,6 +160,14 @@ def limits(planned: Plan, info: Json, overrides: Mapping[str, Any], size: Size) 
         yield Limit("target", "max_resident_memory_percent", share, "writes are refused while the server holds more")
 
 
+def room_for_collections(side: str, told: Json | RemoteFailure, more: int) -> Iterator[Limit]:
+    """Whether a server takes so many collections more (1.15 to 1.19: `collections` of its telemetry)."""
+    collections = ({} if isinstance(told, RemoteFailure) else told).get("collections") or {}
+    most, there_are = collections.get("max_collections"), collections.get("number_of_collections")
+    if most is not None and there_are is not None and there_are + more > most:
+        yield Limit(side, "max_collections", most, f"there are {there_are}, and `qferry start` makes {more} more")
+
+
 def _rates(side: str, strict: Mapping[str, Any]) -> Iterator[Limit]:
     for name, what in (("read_rate_limit", "reads"), ("write_rate_limit", "writes")):
         value = strict.get(name)

@@ -12,7 +12,7 @@ from qferry.flows.effects import Flow, Json, Today
 from qferry.planning import Plan
 from qferry.preflight import gates, rights, sample
 from qferry.preflight.gates import Line
-from qferry.preflight.report import Alias, Connected, Connection, Key, Preflight
+from qferry.preflight.report import Alias, Connected, Key, Preflight, Registered
 from qferry.protocol.records import CONTROL_COLLECTION, HOME
 
 _INVISIBLE = (
@@ -59,16 +59,23 @@ def look(
     measured = yield from sample.measured(planned.source, way="gRPC" if by_grpc else "REST")
     wanted = configuration.to_create(info, overrides)
     least = sample.estimate(planned, found, measured, wanted.get("replication_factor") or 1)
-    there = sample.machine((yield from _telemetry(other)))
-    allowed = yield from rights.rights(planned, other)
-    limits = tuple(gates.limits(planned, info, overrides, found))
+    told = {HOME: (yield from _telemetry(HOME))}
+    if other:
+        told[other] = yield from _telemetry(other)
+    there = sample.machine(told[other])
+    allowed = yield from rights.rights(planned, other, told)
     connected = yield from _connected()
+    limits = (
+        *gates.limits(planned, info, overrides, found),
+        *gates.room_for_collections("source", told[HOME], _at_home(other, connected)),
+        *(gates.room_for_collections("target", told[other], 1) if other else ()),
+    )
     today: str = yield Today()
     seconds = (least.copy_s or 0) + (least.verify_s or 0)
     return Preflight(
         warnings=(
             *rights.warnings(allowed, keys, today, seconds),
-            *(f"The {one.side}'s strict mode sets {one.name} to {one.value}: {one.effect}." for one in limits),
+            *(f"The {one.side}'s limit {one.name} is {one.value}: {one.effect}." for one in limits),
             *sample.short_of_room(there, least, found, in_memory=_in_memory(wanted), beside=not other),
             *sample.never_equal(info["config"]["params"]),
             *_pinned(connected),
@@ -87,11 +94,16 @@ def look(
     )
 
 
-def _telemetry(other: str) -> Flow[Json | None]:
+def _telemetry(where: str) -> Flow[Json | RemoteFailure]:
     try:
-        return (yield wire.telemetry(other))
-    except RemoteFailure:
-        return None  # as far as a server does not tell, the report says so
+        return (yield wire.telemetry(where))
+    except RemoteFailure as error:
+        return error  # what a server does not tell, the report says so
+
+
+def _at_home(other: str, connected: Connected) -> int:
+    """How many collections a migration makes on the source's server: a journal, the first records, and the target."""
+    return 1 + (not connected.known) + (not other)
 
 
 def _in_memory(wanted: Json) -> bool:
@@ -115,7 +127,7 @@ def _connected() -> Flow[Connected]:
     except (RemoteFailure, Refused) as error:
         return Connected(known=False, writers=(), note=f"Who is connected cannot be read: {error.message} {_INVISIBLE}")
     writers = tuple(
-        Connection(w.host, w.pid, w.since, w.pins.describe()) for w in sorted(listed, key=lambda w: w.since)
+        Registered(w.host, w.pid, w.since, w.pins.describe()) for w in sorted(listed, key=lambda w: w.since)
     )
     return Connected(known=True, writers=writers, note=f"{_HELD} {_INVISIBLE} {_OF_APPLICATIONS}")
 

@@ -47,7 +47,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit of strict mode that does not forbid the migration, but would hit on the way."""
+    """A limit, of strict mode or of the server, that does not forbid the migration but would hit on the way."""
 
     side: str
     name: str
@@ -149,7 +149,7 @@ class Right:
 
 
 @dataclass(frozen=True)
-class Connection:
+class Registered:
     """A process of the application that has registered and not said goodbye."""
 
     host: str
@@ -163,7 +163,7 @@ class Connected:
     """Who is connected; `known` is False if nobody can tell."""
 
     known: bool
-    writers: tuple[Connection, ...]
+    writers: tuple[Registered, ...]
     note: str
 
 

@@ -13,7 +13,7 @@ import orjson
 
 from qferry.control import wire
 from qferry.errors import Rejected, RemoteFailure
-from qferry.flows.effects import Flow, NewId, Request, Today
+from qferry.flows.effects import Flow, Json, NewId, Request, Today
 from qferry.planning import Plan
 from qferry.preflight.report import NO, UNKNOWN, YES, Key, Right, Token
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Strategy
@@ -109,11 +109,20 @@ def explained(error: Rejected, keys: Mapping[str, Key]) -> Flow[Rejected]:
     return Rejected(error.message, hint=hint, **error.fields)
 
 
-def rights(planned: Plan, other: str) -> Flow[tuple[Right, ...]]:
-    """What the keys allow of what a migration will need, on both servers."""
+def rights(planned: Plan, other: str, told: Mapping[str, Json | RemoteFailure]) -> Flow[tuple[Right, ...]]:
+    """
+    What the keys allow of what a migration will need, on both servers.
+
+    Args:
+        planned: The migration.
+        other: The target's server, if that is another one.
+        told: What each server has answered when asked for its telemetry.
+    """
     found = yield from _of_source(planned, alone=not other)
+    found.append(_telemetry("source", told[HOME]))
     if other:
         found += yield from _of_target(planned, other)
+        found.append(_telemetry("target", told[other]))
     return tuple(found)
 
 
@@ -147,7 +156,7 @@ def _of_source(planned: Plan, *, alone: bool) -> Flow[list[Right]]:
     found.append(Right("source", f"snapshots of `{planned.source}`", takes, _asked(takes), need))
     if is_snapshot and alone:
         found.append(Right("source", "restore a snapshot", manages, _asked(manages), "the copy"))
-    return [*found, (yield from _telemetry("source", HOME))]
+    return found
 
 
 def _of_target(planned: Plan, other: str) -> Flow[list[Right]]:
@@ -162,18 +171,15 @@ def _of_target(planned: Plan, other: str) -> Flow[list[Right]]:
     ]
     if planned.strategy == Strategy.SNAPSHOT.value:
         found.append(Right("target", "restore a snapshot", manages, _asked(manages), "the copy"))
-    return [*found, (yield from _telemetry("target", other))]
+    return found
 
 
-def _telemetry(side: str, server: str) -> Flow[Right]:
+def _telemetry(side: str, told: Json | RemoteFailure) -> Right:
     """Whether a server tells of its memory: to a key for single collections it tells nothing of itself."""
     need = "backing off while memory is short, and knowing whether a snapshot is still being restored"
-    try:
-        told = yield wire.telemetry(server)
-    except Rejected as error:
-        return Right(side, "telemetry", NO if error.status in _REFUSED else UNKNOWN, error.message, need)
-    except RemoteFailure as error:
-        return Right(side, "telemetry", UNKNOWN, error.message, need)
+    if isinstance(told, RemoteFailure):
+        forbidden = isinstance(told, Rejected) and told.status in _REFUSED
+        return Right(side, "telemetry", NO if forbidden else UNKNOWN, told.message, need)
     if told.get("memory"):
         return Right(side, "telemetry", YES, "it was read just now", need)
     return Right(side, "telemetry", UNKNOWN, "the server answers, but tells nothing of its memory", need)

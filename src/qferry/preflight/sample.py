@@ -139,15 +139,16 @@ def estimate(planned: Plan, found: Size, sample: Sample | None, copies: int) -> 
     return Estimate(room, None if is_snapshot else read_s, read_s, left_out)
 
 
-def machine(telemetry: Json | None) -> Machine:
+def machine(told: Json | RemoteFailure) -> Machine:
     """What a server's telemetry tells of its machine (1.14 to 1.19: `app.system` in KiB, `memory` in bytes)."""
-    system = ((telemetry or {}).get("app") or {}).get("system") or {}
-    used = ((telemetry or {}).get("memory") or {}).get("resident_bytes")
+    telemetry = {} if isinstance(told, RemoteFailure) else told
+    system = (telemetry.get("app") or {}).get("system") or {}
+    used = (telemetry.get("memory") or {}).get("resident_bytes")
     memory, disk = (_bytes_of(system.get(name)) for name in ("ram_size", "disk_size"))
     untold = [name for name, value in (("memory", memory), ("memory in use", used), ("disk", disk)) if value is None]
     note = "No server tells how much of its disk is free, nor what else its machine runs."
-    if telemetry is None:
-        note = f"The server does not let this key read its telemetry. {note}"
+    if isinstance(told, RemoteFailure):
+        note = f"The server's telemetry could not be read: {told.message} {note}"
     elif untold:
         note = f"The server does not tell: {', '.join(untold)}. {note}"
     return Machine(memory, used, disk, note)
