@@ -494,6 +494,7 @@ def test_size_and_sample_are_those_of_the_points(qferry: Any, client: QdrantClie
             ),
         },
         sparse_vectors_config={"s": models.SparseVectorParams()},
+        replication_factor=2,  # which a single node does not heed
     )
     vector: dict[str, Any] = {
         "a": [1.0] * 8,

@@ -58,7 +58,8 @@ def look(
     by_grpc = all(line.answers for line in lines.values())
     measured = yield from sample.measured(planned.source, way="gRPC" if by_grpc else "REST")
     wanted = configuration.to_create(info, overrides)
-    least = sample.estimate(planned, found, measured, wanted.get("replication_factor") or 1)
+    # Only on a cluster a point has copies, and there their number is said; a single node may be configured for more.
+    least = sample.estimate(planned, found, measured, overrides.get("replication_factor", 1))
     told = {HOME: (yield from _telemetry(HOME))}
     if other:
         told[other] = yield from _telemetry(other)
