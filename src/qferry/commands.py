@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from qferry.control import records, wire
 from qferry.drivers.blocking import BlockingDriver
 from qferry.drivers.workers import Crew
 from qferry.errors import FerryError, InvalidName, Misuse, Refused, Rejected
-from qferry.flows import configuration, diagnosis, lifecycle
+from qferry.flows import configuration, diagnosis, leftovers, lifecycle
 from qferry.flows.cleanup import cleanup as cleanup_flow
 from qferry.flows.cleanup import restoring
 from qferry.flows.cluster import on_cluster
@@ -30,6 +30,7 @@ from qferry.flows.coordinator import Coordinator, claim
 from qferry.flows.copy import copy
 from qferry.flows.diagnosis import Finding
 from qferry.flows.effects import Flow, Json, Today
+from qferry.flows.leftovers import Leftover
 from qferry.flows.parity import QUERIES
 from qferry.flows.restore import restore
 from qferry.flows.settle import drain_well
@@ -96,6 +97,14 @@ class Cleaned(Done):
     """
 
     restore: str
+
+
+@dataclass(frozen=True)
+class Reclaimed:
+    """What migrations that are over have left behind; of a `dry_run` nothing was removed."""
+
+    dry_run: bool
+    leftovers: tuple[Leftover, ...]
 
 
 @dataclass(frozen=True)
@@ -582,6 +591,38 @@ def cleanup(
     alias = f", and its name is an alias of `{m.target}`" if keep_alias else ""
     restore = restoring(m, snapshot) if snapshot else ""
     return Cleaned(m.source, m.target, m.phase.value, f"`{m.source}` is deleted{alias}{kept}", restore)
+
+
+def reclaim(
+    connection: Connection,
+    source: str | None = None,
+    *,
+    remove: bool = False,
+    confirm: str | None = None,
+    report: Reporter = lambda _: None,
+) -> Reclaimed:
+    """
+    Find what migrations that are over have left behind; with `remove`, take away what nothing keeps.
+
+    A final snapshot is the last copy of its source, and goes only if `confirm` is that source's name, typed by hand.
+
+    Raises:
+        Refused: There is no migration of `source` that is over, or no final snapshot of `confirm` that may go.
+    """
+    with connection.driver(report) as driver:
+        driver.run(planning.server_version(HOME))
+        found = driver.run(leftovers.find(source))
+        mine = [left for left in found if left.kind == leftovers.FINAL and left.source == confirm]
+        if confirm is not None and not any(not left.kept for left in mine):
+            raise Refused(
+                f"There is no final snapshot of `{confirm}` that may go; nothing was removed.",
+                hint=mine[0].kept if mine else "`qferry cleanup --reclaim` lists what there is.",
+            )
+        for place, left in enumerate(found):
+            if remove and not left.kept and (left.kind != leftovers.FINAL or left in mine):
+                driver.run(leftovers.remove(left, me()))
+                found[place] = replace(left, removed=True)
+        return Reclaimed(dry_run=not remove, leftovers=tuple(found))
 
 
 def status(

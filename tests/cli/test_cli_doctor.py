@@ -119,7 +119,7 @@ def test_process_that_is_kept_from_the_target_is_named(qferry: Any, qdrant: Any,
 def test_what_an_aborted_migration_has_left_is_named(
     qferry: Any, connection: Connection, source: str, client: QdrantClient, found: Any
 ) -> None:
-    """No command looks for it again: it is named, with the request that removes it, until it is gone."""
+    """It is named, with the command that removes it, until it is gone."""
     qferry("start", source)
     m = commands.find(connection, source)
     qferry("abort", source, "--yes")
@@ -127,7 +127,8 @@ def test_what_an_aborted_migration_has_left_is_named(
     client.create_collection(m.journal_collection, vectors_config={})
     try:
         assert found() == (1, [("leftover", True)])
-        assert f"`DELETE /collections/{m.journal_collection}`" in qferry("doctor", source).stdout
+        assert f"`qferry cleanup {source} --reclaim --yes`" in qferry("doctor", source).stdout
+        assert qferry("cleanup", source, "--reclaim", "--yes").exit_code == 0
     finally:
         client.delete_collection(m.journal_collection)
     assert found() == (0, [])

@@ -378,7 +378,7 @@ def test_what_a_migration_that_is_over_has_left_is_named(phase: Phase) -> None:
     assert all(finding.problem for finding in findings)
     named = [finding.what.split("`")[1] for finding in findings]
     assert named == [m.journal_collection, m.fence("abc"), m.fence("def"), m.marker(Side.SOURCE), m.marker(Side.TARGET)]
-    assert f"DELETE /collections/{m.journal_collection}" in findings[0].mend
+    assert findings[0].mend == "Nobody uses it. Run `qferry cleanup old --reclaim --yes`."
     assert seconds == 0
 
 

@@ -268,8 +268,20 @@ def cleanup(
     keep_alias: Annotated[
         bool, typer.Option("--keep-alias", help="Make the source's name an alias of the target.")
     ] = False,
+    reclaim: Annotated[
+        bool, typer.Option("--reclaim", help="List what migrations that are over have left behind, instead.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --reclaim: remove it.")] = False,
 ) -> Answer:
-    """Delete the source after the safety period and a final snapshot."""
+    """Delete the source after the safety period and a final snapshot; or take away what was left behind."""
+    if reclaim and keep_alias:
+        raise usage("--reclaim deletes no source, so it keeps no alias.", "Leave --keep-alias out.")
+    if yes and not reclaim:
+        raise usage("To delete a source, its name must be typed.", "Give --confirm NAME instead of --yes.")
+    if reclaim:
+        with context.progress() as report:
+            found = commands.reclaim(context.connection, source, remove=yes, confirm=confirm, report=report)
+        return Answer(plain(found), render.reclaimed(found))
     name = confirm if confirm is not None else ask.typed_name(context.connection, source)
     with context.progress() as report:
         done = commands.cleanup(context.connection, source, confirm=name, keep_alias=keep_alias, report=report)

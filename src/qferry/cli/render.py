@@ -15,8 +15,9 @@ from rich.text import Text
 
 from qferry.cli.run import Ran
 from qferry.cli.shapes import ALL_READS, next_step, proven, shadow_data, writer_data
-from qferry.commands import Cleaned, Done, Examination, HistoryLine, Started, Status, Survey, Throttled
+from qferry.commands import Cleaned, Done, Examination, HistoryLine, Reclaimed, Started, Status, Survey, Throttled
 from qferry.control.wire import collection_path
+from qferry.flows import leftovers
 from qferry.flows.verify import SEARCHES, Verification
 from qferry.preflight.report import NO, YES, Forecast, Preflight
 from qferry.preflight.sample import human
@@ -238,6 +239,34 @@ def cleaned(result: Cleaned) -> RenderableType:
     return Group(
         done(result), Text(way, style="dim"), Text(f"  {result.restore}", "cyan", no_wrap=True, overflow="ignore")
     )
+
+
+def reclaimed(result: Reclaimed) -> RenderableType:
+    """What was left behind, what became of each thing, and why."""
+    if not result.leftovers:
+        return _tick("No migration that is over has left anything behind.")
+    table = _table("", "what", "name", "of", "size", "why, or why not", numbers=("size",))
+    for left in result.leftovers:
+        size = f"{left.size_bytes:,} B" if left.size_bytes is not None else _count(left.points) + " points"
+        name = f"{left.name} at {left.server}" if left.server and left.kind != leftovers.SERVER else left.name
+        _row(
+            table,
+            Text("✓ removed", "green") if left.removed else Text("kept", "yellow") if left.kept else "",
+            left.kind,
+            name,
+            f"{left.source} → {left.target}" if left.source else "",
+            size if left.size_bytes is not None or left.points is not None else "",
+            left.kept or left.why,
+        )
+    parts: list[RenderableType] = [table]
+    open_ones = [left for left in result.leftovers if not left.kept and not left.removed]
+    if result.dry_run and open_ones:
+        parts.append(Text("Nothing was removed. Add --yes to remove what is not kept.", style="dim"))
+    for source in dict.fromkeys(left.source for left in open_ones if left.kind == leftovers.FINAL):
+        words = f"The final snapshot is the last copy of `{source}`. To remove it too:"
+        command = shlex.join(["qferry", "cleanup", source, "--reclaim", "--yes", "--confirm", source])
+        parts += [Text(words, style="dim"), Text(f"  {command}", "cyan", no_wrap=True, overflow="ignore")]
+    return Group(*parts)
 
 
 def then(command: str, source: str) -> Text:

@@ -8,6 +8,8 @@ snapshot was taken once more after that.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from qferry.control import records, wire
@@ -187,7 +189,7 @@ def _searches(collection: str) -> Flow[int]:
     )
 
 
-def final_snapshots(m: Migration, events: list[Json]) -> list[Json]:
+def final_snapshots(m: Migration, events: Sequence[Mapping[str, Any]]) -> list[Json]:
     """The final snapshots of a source that its history names, oldest first: `{"name": ..., "size": ..., ...}`."""
     found = [e for e in events if e["migration"] == m.id and e["what"] == FINAL_SNAPSHOT]
     return [e["details"] for e in sorted(found, key=lambda e: (e["epoch"], e["at"]))]

@@ -14,7 +14,7 @@ from typing import Any
 
 from qferry.control import records, wire
 from qferry.errors import Refused, Rejected, RemoteFailure
-from qferry.flows import cleanup, lifecycle
+from qferry.flows import cleanup, leftovers, lifecycle
 from qferry.flows.coordinator import carries_marker
 from qferry.flows.effects import Flow, Now, Report, Sleep, Today
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, Side, what_next
@@ -381,48 +381,31 @@ class _Case:
     def _snapshots(self) -> Flow[None]:
         """Snapshots that an interrupted backfill has left, or may have."""
         m = self.m
-        named = [m.archive["name"]] if "name" in m.archive else []
-        perhaps = [name for e in self.events for name in (e["details"] or {}).get("snapshots", ())]
-        if not named and not perhaps:
-            return
-        try:
-            kept = {snapshot["name"] for snapshot in (yield wire.snapshots(HOME, m.source))}
-        except Rejected as error:
-            if not error.missing:
-                raise
-            return
-        for name in named:
-            if name in kept:
-                what = f"A snapshot of `{m.source}` is left of an interrupted backfill: {name}."
-                self._note("leftover", what, f"`{self._command('backfill')}` and `qferry abort` remove it.")
-        for name in dict.fromkeys(perhaps):
-            if name in kept:
-                what = f"This snapshot of `{m.source}` may be left of an interrupted backfill, or a backup: {name}."
-                self._note(
-                    "leftover", what, f"If it is nobody's: `DELETE {wire.collection_path(m.source)}/snapshots/{name}`."
+        for left in (yield from leftovers.snapshots_left(m, self.events)):
+            if left.kept:
+                what = (
+                    f"This snapshot of `{m.source}` may be left of an interrupted backfill, or a backup: {left.name}."
                 )
+                path = f"{wire.collection_path(m.source)}/snapshots/{left.name}"
+                self._note("leftover", what, f"If it is nobody's: `DELETE {path}`.")
+            else:
+                what = f"A snapshot of `{m.source}` is left of an interrupted backfill: {left.name}."
+                takes_it = f"`{self._command('backfill')}` and `qferry abort` remove it."
+                self._note("leftover", what, self._reclaim if m.phase in ENDED else takes_it)
 
     def _leftovers(self) -> Flow[None]:
-        """What a migration that is over should have taken with it; no command will look for it again."""
+        """What a migration that is over should have taken with it."""
         m = self.m
         for server in dict.fromkeys((HOME, m.target_url)):
             where = "the target's server" if server else "the server"
-            for name in (yield from _own_collections(m, server)):
+            for left in (yield from leftovers.left_by(m, (yield from leftovers.listing(server)))):
+                kind = "alias" if left.kind == leftovers.ALIAS else "collection"
                 self._problem(
                     "leftover",
-                    f"The collection `{name}` on {where} is left of a migration that is {m.phase.value}.",
-                    f"Nobody uses it: `DELETE {wire.collection_path(name)}`.",
-                )
-            listed = yield wire.aliases(server)
-            for name in sorted(a["alias_name"] for a in listed["aliases"] if a["alias_name"].startswith(m.prefix)):
-                self._problem(
-                    "leftover",
-                    f"The alias `{name}` on {where} is left of a migration that is {m.phase.value}.",
-                    'Nobody uses it: `POST /collections/aliases {"actions": [{"delete_alias": '
-                    f'{{"alias_name": "{name}"}}}}]}}`.',
+                    f"The {kind} `{left.name}` on {where} is left of a migration that is {m.phase.value}.",
+                    left.kept or f"Nobody uses it. {self._reclaim}",
                 )
 
-
-def _own_collections(m: Migration, server: str) -> Flow[list[str]]:
-    names = [c["name"] for c in (yield wire.collections(server))["collections"]]
-    return sorted(name for name in names if name.startswith(m.prefix) or name == m.journal_collection)
+    @property
+    def _reclaim(self) -> str:
+        return f"Run `{self._command('cleanup --reclaim --yes')}`."
