@@ -11,11 +11,12 @@ import orjson
 import pytest
 from qdrant_client import QdrantClient, models
 
-from qferry import FerryClient
-from qferry.control import wire
+from qferry import FerryClient, FerryOptions, commands
+from qferry.control import records, wire
 from qferry.flows import cleanup as cleanup_flow
-from qferry.flows.coordinator import Coordinator
+from qferry.flows.coordinator import Coordinator, claim
 from qferry.flows.effects import Flow
+from qferry.protocol.records import Migration, Writer
 from qferry.server import QdrantServer
 
 FINISHED = (
@@ -122,6 +123,41 @@ def test_nothing_is_deleted_when_another_name_is_typed(qferry: Any, client: Qdra
         assert f"`{name}` is not the name of the source, `{finished}`; nothing was deleted." in outcome.stderr
     assert client.collection_exists(finished)
     assert qferry("status", finished, "--json").json["migrations"][0]["phase"] == "finished"
+
+
+def test_nothing_is_deleted_while_an_application_does_not_say_that_it_has_left(
+    qferry: Any, client: QdrantClient, finished: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of its calls may still be under way on the source; the refusal names the process."""
+    beats = iter(range(10_000))
+
+    def writers() -> Flow[list[Writer]]:
+        yield from ()
+        return [Writer("w", "web-7", 812, "09:00", next(beats), seen={}, acked={}, debts={}, busy_s=3.5)]
+
+    def impatient(m: Migration, who: str, **_: Any) -> Flow[Coordinator]:
+        return claim(m, who, ack_timeout_s=0.3)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "writers", writers)
+        patch.setattr(commands, "claim", impatient)
+        refused(qferry, client, finished, "web-7 pid 812", late=True)
+    assert qferry("cleanup", finished, "--confirm", finished).exit_code == 0
+
+
+def test_application_that_is_kept_from_new_reads_does_not_need_the_source(
+    qferry: Any, qdrant: Any, client: QdrantClient, finished: str, target: str
+) -> None:
+    """`ENABLE_NEW_READS=false` bars `finish`; in a process started after that it leads nobody back to the source."""
+    options = FerryOptions(new_reads=False)
+    reader = FerryClient(url=qdrant.url, api_key=qdrant.api_key, check_compatibility=False, ferry=options)
+    try:
+        client.upsert(target, [models.PointStruct(id=100_000, vector=[1, 1, 1, 1])], wait=True)
+        assert reader.count(finished).count == client.count(target).count == client.count(finished).count + 1
+        assert qferry("cleanup", finished, "--confirm", finished).exit_code == 0
+        assert reader.count(finished).count == client.count(target).count
+    finally:
+        reader.close()
 
 
 def test_nothing_is_deleted_that_a_plain_client_searches(
