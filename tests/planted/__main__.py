@@ -2,6 +2,7 @@
 Plant faults into a verified target and let `qferry verify` find them: `python -m tests.planted --rounds 5 --seed 1`.
 
 Each round plants one fault of each kind at a random place.  Exit code 1 if one was not found, or not as it should be.
+Ctrl-C ends it early, with the table.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ def main() -> int:
     options = parser.parse_args()
     planted, found, slowest = Counter[str](), Counter[str](), Counter[str]()
     began = time.monotonic()
-    with QdrantServer.start() as server, contextlib.closing(Pair(server, options.points, Random(options.seed))) as pair:
+    with (
+        contextlib.suppress(KeyboardInterrupt),  # what has been found by then is told
+        QdrantServer.start() as server,
+        contextlib.closing(Pair(server, options.points, Random(options.seed))) as pair,
+    ):
         _tell(f"moving {options.points:,} points until they are verified")
         pair.build()
         for number in range(1, options.rounds + 1):
@@ -42,7 +47,7 @@ def main() -> int:
     sys.stdout.write(f"{'fault':40} {'found':>9} {'slowest verify':>15}\n")
     for kind, times in planted.items():
         sys.stdout.write(f"{kind:40} {f'{found[kind]} of {times}':>9} {slowest[kind] / 1000:>13.1f} s\n")
-    return int(found != planted)
+    return int(found != planted or not planted)
 
 
 def _tell(line: str) -> None:

@@ -14,6 +14,7 @@ import httpx
 import orjson
 
 from qferry.cli import main
+from qferry.cli.output import INTERRUPTED
 from qferry.server import QdrantServer
 
 Json: TypeAlias = Any
@@ -81,6 +82,8 @@ class Pair:
         connection = ("--url", self.server.url, "--grpc-port", str(self.server.grpc_port), "--json")
         with contextlib.redirect_stdout(io.StringIO()) as said:
             exit_code = main([verb, SOURCE, *options, *connection])
+        if exit_code == INTERRUPTED:
+            raise KeyboardInterrupt
         return exit_code, orjson.loads(said.getvalue())
 
     def verify(self, *options: str) -> Found:

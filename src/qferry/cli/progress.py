@@ -42,6 +42,7 @@ _LABELS = {
     "lease": "waiting for clients",
     "left": "left behind",
     "listen": "listening",
+    "reclaim": "removing leftovers",
     "restore": "restoring a snapshot",
     "settle": "settling the journal",
     "snapshot": "taking a snapshot",
