@@ -41,7 +41,12 @@ class MigrationMetrics(Collector):
     Args:
         connection: The servers.
         clock: Tells the seconds, by a clock that never goes back.
+
+    Attributes:
+        port: Where it is served.
     """
+
+    port = 0
 
     def __init__(self, connection: Connection, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._connection = connection
@@ -217,6 +222,7 @@ def serving(connection: Connection, host: str, port: int) -> Iterator[MigrationM
             f"Nobody can listen at {host}:{port} for scrapes: {error}.",
             hint="Choose another address with --metrics-listen.",
         ) from error
+    metrics.port = server.server_port
     try:
         yield metrics
     finally:

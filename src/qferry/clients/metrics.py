@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prometheus_client import REGISTRY, Counter, Histogram
@@ -28,6 +28,10 @@ _ALL = 100
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
+_READ_OUTCOMES = ("ok", "fell_back", "error", "lease_lost", "interrupted")
+_WRITE_OUTCOMES = ("ok", "target_failed", "error", "lease_lost", "interrupted")
+
+
 class ClientMetrics(Collector):
     """Everything about the clients of one process; the process's own registry is asked to collect it."""
 
@@ -35,6 +39,7 @@ class ClientMetrics(Collector):
         self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
         self._registering = threading.Lock()
         self._registered = False
+        self._begun: set[tuple[Counter, tuple[str, ...]]] = set()
         self.reads = Counter(
             "qferry_client_reads",
             "Reads of migrating collections, by the side they were sent to. fell_back: the target failed at it and the "
@@ -81,14 +86,22 @@ class ClientMetrics(Collector):
         """Count a call that has ended."""
         source = route.migration.source
         if write:
+            self._begin(self.writes, _WRITE_OUTCOMES, source, route.writes.value)
             self.writes.labels(source, route.writes.value, outcome).inc()
             self.write_seconds.labels(source, route.writes.value).observe(seconds)
-            if seen.mended:
-                self.mending_writes.labels(source).inc()
+            self.mending_writes.labels(source).inc(seen.mended)
             return
         side = (seen.side or route.truth).value
+        self._begin(self.reads, _READ_OUTCOMES, source, side)
         self.reads.labels(source, side, outcome).inc()
         self.read_seconds.labels(source, side).observe(seconds)
+
+    def _begin(self, counter: Counter, outcomes: Sequence[str], *labels: str) -> None:
+        """Count every outcome from 0: of a series that begins with its first failure no rate tells of that failure."""
+        if (counter, labels) not in self._begun:
+            self._begun.add((counter, labels))
+            for outcome in outcomes:
+                counter.labels(*labels, outcome)
 
     def collect(self) -> Iterator[Metric]:
         """All of it, as it is now."""
