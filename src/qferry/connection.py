@@ -6,12 +6,14 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import httpx
 from qdrant_client import QdrantClient
 
 from qferry.drivers.archives import carried
 from qferry.drivers.blocking import BlockingDriver
+from qferry.errors import Misuse
 from qferry.flows.effects import Report
 from qferry.flows.restore import Origin
 from qferry.protocol.phases import Side
@@ -20,6 +22,12 @@ from qferry.transfer.channel import GRPC_PORT, Channel
 from qferry.transfer.pages import Pages
 
 Reporter = Callable[[Report], None]
+
+
+def keeps_secret(url: str) -> bool:
+    """Whether a URL says more than where a server is; qdrant-client would ignore that."""
+    parts = urlsplit(url if "//" in url else f"//{url}")
+    return "@" in parts.netloc or bool(parts.query or parts.fragment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +43,9 @@ class Connection:
         timeout_s: Deadline of one request, in seconds.
         grpc_port: Where the source's server listens for gRPC; 0: pages go by REST, several times slower.
         target_grpc_port: The same of the target's server, if that is another one.
+
+    Raises:
+        Misuse: A URL has a user, a password or a query in it.
     """
 
     url: str
@@ -55,6 +66,15 @@ class Connection:
             timeout_s=float(self.timeout_s),
             whose="server" if home else "target's server",
         )
+
+    def __post_init__(self) -> None:
+        for url in (self.url, self.target_url):
+            if keeps_secret(url):
+                raise Misuse(
+                    "The URL of a server has a user, a password or a query in it, which would be ignored, and kept in "
+                    "the migration's records.",
+                    hint="Give the server's key as `api_key`; nothing was sent.",
+                )
 
     @property
     def origin(self) -> Origin | None:

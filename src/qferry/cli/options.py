@@ -25,7 +25,7 @@ import typer
 from qferry.cli import log_lines, output
 from qferry.cli.output import Answer, interrupted, usage
 from qferry.cli.progress import Reporter, progress
-from qferry.connection import Connection
+from qferry.connection import Connection, keeps_secret
 from qferry.errors import InvalidName
 from qferry.flows.effects import Report
 from qferry.naming import CollectionNaming, check_collection_name
@@ -392,9 +392,9 @@ def _context(
 
     if log_format is LogFormat.JSON:
         log_lines.begin()
-    check_url(url, "--url (QDRANT_URL)")
+    _check_server(url, "--url (QDRANT_URL)")
     if target_url:
-        check_url(target_url, "--target-url (QFERRY_TARGET_URL)")
+        _check_server(target_url, "--target-url (QFERRY_TARGET_URL)")
     _check_key(api_key, "--api-key (QDRANT_API_KEY)")
     _check_key(target_api_key, "--target-api-key (QFERRY_TARGET_API_KEY)")
     elsewhere = target_url and target_url.rstrip("/") != url.rstrip("/")
@@ -467,6 +467,17 @@ def _notes() -> Iterator[None]:
         finally:
             if caught:
                 output.write_note("Note: the API key travels unencrypted, because the URL does not begin with https.")
+
+
+def _check_server(url: str, option: str) -> None:
+    """Refuse what is no URL of a Qdrant server, or says more than where it is."""
+    check_url(url, option)
+    if keeps_secret(url):
+        raise usage(
+            f"{option} has a user, a password or a query in it, which would be ignored, and kept in the migration's "
+            "records.",
+            "Give the key by its own option or variable.",
+        )
 
 
 def check_url(url: str, option: str) -> None:
