@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import grpc
+import httpx
 import numpy as np
+from grpc.aio import AioRpcError, Metadata
 from qdrant_client import AsyncQdrantClient
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from code_search.collection import ProjectCollection
 from qferry import FerryOptions
@@ -40,6 +45,16 @@ class CountingEmbedder:
             for word in re.findall(r"[a-z]+", text.lower()):
                 vectors[row, zlib.crc32(word.encode()) % self._dimensions] += 1
         return normalised(vectors)
+
+
+def grpc_error(status: str, details: str = "said by the server") -> grpc.RpcError:
+    """Make what a gRPC call raises that ends with a status."""
+    return AioRpcError(grpc.StatusCode[status], Metadata(), Metadata(), details)
+
+
+def rest_error(status: HTTPStatus, content: bytes = b"said by the server") -> UnexpectedResponse:
+    """Make what a REST call raises that is answered with a status."""
+    return UnexpectedResponse(status.value, status.phrase, content, httpx.Headers())
 
 
 class Project:

@@ -15,9 +15,10 @@ from qdrant_client import AsyncQdrantClient, QdrantClient
 from code_search.collection import ProjectCollection
 from code_search.indexing import IndexerService
 from code_search.searching import CodeSearch
-from qferry import AsyncFerryClient
+from code_search.settings import Settings
 from qferry.naming import CollectionNaming
 from qferry.server import QdrantServer
+from qferry.transfer.channel import GRPC_PORT
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Server:
     """Where a server is reached."""
 
     url: str
+    grpc_port: int
     api_key: str | None = None
 
 
@@ -32,10 +34,17 @@ class Server:
 def server() -> Iterator[Server]:
     """Give the server that the example's tests share: the one `QDRANT_URL` names, else a local one."""
     if url := os.environ.get("QDRANT_URL"):
-        yield Server(url, os.environ.get("QDRANT_API_KEY"))
+        yield Server(url, int(os.environ.get("QDRANT_GRPC_PORT") or GRPC_PORT), os.environ.get("QDRANT_API_KEY"))
         return
     with QdrantServer.start() as local:
-        yield Server(local.url)
+        yield Server(local.url, local.grpc_port)
+
+
+@pytest.fixture(params=["REST", "gRPC"])
+def settings(request: pytest.FixtureRequest, server: Server) -> Settings:
+    """Give settings by which the server is called by REST, and such by which it is by gRPC: it makes no difference."""
+    port = server.grpc_port if request.param == "gRPC" else 0
+    return Settings(project="", qdrant_url=server.url, qdrant_api_key=server.api_key, grpc_port=port, ferry=FAST)
 
 
 @pytest.fixture
@@ -45,9 +54,9 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-async def client(server: Server) -> AsyncIterator[AsyncQdrantClient]:
+async def client(settings: Settings) -> AsyncIterator[AsyncQdrantClient]:
     """Give the client that the application uses."""
-    opened = AsyncFerryClient(url=server.url, api_key=server.api_key, check_compatibility=False, ferry=FAST)
+    opened = settings.client()
     yield opened
     await opened.close()
 

@@ -40,10 +40,12 @@ def write_project(root: Path, files: Mapping[str, str] = FILES) -> Path:
     return root
 
 
-def environment(url: str, project: str, root: Path | None, api_key: str | None = None) -> dict[str, str]:
+def environment(
+    url: str, project: str, root: Path | None, api_key: str | None = None, *, grpc_port: int = 0
+) -> dict[str, str]:
     """What a server is told, and nothing that this shell says of the same things."""
     ours = ("QDRANT_", "QFERRY_", "COLLECTION_", "PROJECT_", "CODE_SEARCH_", "ENABLE_")
-    told = {"QDRANT_URL": url, "PROJECT_NAME": project}
+    told = {"QDRANT_URL": url, "QDRANT_GRPC_PORT": str(grpc_port), "PROJECT_NAME": project}
     told |= {"PROJECT_ROOT": str(root)} if root is not None else {}
     told |= {"QDRANT_API_KEY": api_key} if api_key is not None else {}
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | told

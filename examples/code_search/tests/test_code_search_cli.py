@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import pytest
-from code_search_support import CountingEmbedder, Project
+from code_search_support import CountingEmbedder, Project, grpc_error, rest_error
 
 from code_search import __main__ as cli
 
@@ -18,6 +19,7 @@ def environment(server: Any, project_name: str, project: Project, monkeypatch: p
     for name, value in {
         "QDRANT_URL": server.url,
         "QDRANT_API_KEY": server.api_key or "",
+        "QDRANT_GRPC_PORT": "",
         "PROJECT_NAME": project_name,
         "PROJECT_ROOT": str(project.root),
     }.items():
@@ -122,12 +124,44 @@ def test_folder_that_is_not_there_cannot_be_followed(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("by_grpc", [False, True])
 def test_search_by_another_model_is_one_sentence(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    server: Any, by_grpc: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Vectors of another length find nothing; the error says which model to set."""
+    monkeypatch.setenv("QDRANT_GRPC_PORT", str(server.grpc_port) if by_grpc else "")
     assert run(capsys, "index")[0] == 0
     monkeypatch.setattr(cli, "load_embedder", lambda _: CountingEmbedder(dimensions=7))
     code, out, err = run(capsys, "search", "anything")
     assert (code, out) == (1, "")
     assert "indexed with another model: its vectors have not 7 dimensions" in err
+
+
+@pytest.mark.usefixtures("environment")
+def test_grpc_that_does_not_answer_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where REST answers and nobody listens for gRPC, it names the variable that says where it is."""
+    monkeypatch.setenv("QDRANT_GRPC_PORT", "9")
+    code, out, err = run(capsys, "status")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("Qdrant does not answer: ")
+    assert err.endswith("Start it, or correct QDRANT_URL or QDRANT_GRPC_PORT.\n")
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(grpc_error("RESOURCE_EXHAUSTED"), "RESOURCE_EXHAUSTED"), (rest_error(HTTPStatus.INSUFFICIENT_STORAGE), "507")],
+)
+def test_refusal_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
+) -> None:
+    """The same by REST and by gRPC."""
+
+    async def refused(_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli.IndexerService, "status", refused)
+    told = f"Qdrant refused this with status {status}. Look into its log.\n"
+    assert run(capsys, "status") == (1, "", told)

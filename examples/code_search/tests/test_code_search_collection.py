@@ -6,14 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
-from code_search_support import FAST
 from qdrant_client import AsyncQdrantClient, models
-from qdrant_client.http.exceptions import UnexpectedResponse
 
+from code_search.answers import QDRANT_ERRORS
 from code_search.collection import ProjectCollection
 from code_search.errors import CollectionUnfit, NotIndexed
 from code_search.points import INDEXES
-from qferry import AsyncFerryClient
+from code_search.settings import Settings
 from qferry.naming import CollectionNaming
 
 VECTORS = models.VectorParams(size=4, distance=models.Distance.COSINE)
@@ -63,12 +62,9 @@ async def test_legacy_collection_is_used_and_completed(
     assert not await client.collection_exists(canonical)
 
 
-async def test_two_indexers_may_create_it_at_once(server: Any, collection: ProjectCollection) -> None:
+async def test_two_indexers_may_create_it_at_once(settings: Settings, collection: ProjectCollection) -> None:
     """One of them is first, and both go on with the same collection."""
-    clients = [
-        AsyncFerryClient(url=server.url, api_key=server.api_key, check_compatibility=False, ferry=FAST)
-        for _ in range(4)
-    ]
+    clients = [settings.client() for _ in range(4)]
     rivals = [ProjectCollection(one, collection.project, CollectionNaming()) for one in clients]
     found = await asyncio.gather(*(rival.ensure(4) for rival in rivals))
     for one in clients:
@@ -120,8 +116,8 @@ async def test_collection_that_is_gone_for_good_is_not_indexed(
 async def test_other_errors_are_passed_on(client: AsyncQdrantClient, collection: ProjectCollection) -> None:
     """What the server says about a call, also that something in the collection is missing, is no reason to look."""
     await collection.ensure(4)
-    with pytest.raises(UnexpectedResponse, match="dimension"):
+    with pytest.raises(QDRANT_ERRORS, match="dimension"):
         await collection.call(lambda name: client.query_points(name, query=[1.0]))
     missing = "00000000-0000-0000-0000-000000000000"
-    with pytest.raises(UnexpectedResponse, match="No point with id"):
+    with pytest.raises(QDRANT_ERRORS, match="No point with id"):
         await collection.call(lambda name: client.set_payload(name, {"a": 1}, [missing]))

@@ -36,7 +36,11 @@ WORDS = {0: "voucher", 2: "discount", 4: "warranty", 6: "complaint", 8: "giftwra
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_search_goes_on_through_a_whole_migration(tmp_path: Path) -> None:
-    """Of four clients on three servers none gets an error, nothing, or another file first; what is written is found."""
+    """
+    Of four clients on three servers none gets an error, nothing, or another file first; what is written is found.
+
+    One of the servers calls Qdrant by REST, and two by gRPC, among them the one that writes.
+    """
     root = write_project(tmp_path / "project")
     traffic = Traffic(ANSWERS)
     with QdrantServer.start() as qdrant:
@@ -45,8 +49,9 @@ async def test_search_goes_on_through_a_whole_migration(tmp_path: Path) -> None:
         async with in_process({**environ, "COLLECTION_NAME_TEMPLATE": "project_{name}_code"}) as client:
             await index(client, added=True)
         connection = Connection(url=qdrant.url, grpc_port=qdrant.grpc_port)
-        with http_server(environ) as url:
-            sessions = [partial(over_stdio, environ), partial(over_stdio, environ), *[partial(Client, url)] * 2]
+        by_grpc = {**environ, "QDRANT_GRPC_PORT": str(qdrant.grpc_port)}
+        with http_server(by_grpc) as url:
+            sessions = [partial(over_stdio, environ), partial(over_stdio, by_grpc), *[partial(Client, url)] * 2]
             async with traffic.running(sessions), Client(url) as writer:
                 for number, (verb, options) in enumerate(STEPS):
                     await traffic.next_round()

@@ -14,6 +14,7 @@ from qferry.errors import InvalidName
 ALL = {
     "QDRANT_URL": "https://qdrant:6333",
     "QDRANT_API_KEY": "secret",
+    "QDRANT_GRPC_PORT": "6334",
     "PROJECT_NAME": "My Project",
     "PROJECT_ROOT": "/code",
     "CODE_SEARCH_ALLOWED_HOSTS": "search.example.com, 10.0.0.7:8000,",
@@ -28,6 +29,7 @@ def test_every_variable_is_read() -> None:
     """Each one of them arrives where it belongs."""
     settings = Settings.from_environ(ALL)
     assert (settings.qdrant_url, settings.qdrant_api_key) == ("https://qdrant:6333", "secret")
+    assert settings.grpc_port == 6334
     assert (settings.project, settings.root, settings.model) == ("My Project", Path("/code"), "BAAI/bge-small-en-v1.5")
     assert settings.allowed_hosts == ("search.example.com", "10.0.0.7:8000")
     assert settings.naming.canonical(settings.project) == "code-my-project"
@@ -56,6 +58,14 @@ def test_unusable_values_are_refused_at_once() -> None:
         Settings.from_environ({"PROJECT_NAME": "p", "ENABLE_NEW_READS": "perhaps"})
 
 
+@pytest.mark.parametrize("port", ["yes", "-1", "65536", "6334.0", "qdrant:6334"])
+def test_what_is_no_port_is_refused(port: str) -> None:
+    """With what the variable takes; 0 is for REST, as it is for qferry's own command."""
+    with pytest.raises(SettingsInvalid, match="usually 6334"):
+        Settings.from_environ({"PROJECT_NAME": "p", "QDRANT_GRPC_PORT": port})
+    assert Settings.from_environ({"PROJECT_NAME": "p", "QDRANT_GRPC_PORT": "0"}) == Settings(project="p")
+
+
 def test_key_is_not_shown() -> None:
     """Settings may be logged."""
     assert "secret" not in repr(Settings.from_environ(ALL))
@@ -66,4 +76,12 @@ async def test_client_is_as_the_settings_say() -> None:
     settings = Settings.from_environ({"PROJECT_NAME": "p", "ENABLE_DUAL_WRITE": "false"})
     client = settings.client()
     assert client.ferry_options == FerryOptions(dual_write=False)
+    assert not client.init_options["prefer_grpc"]
+    await client.close()
+
+
+async def test_client_prefers_grpc_where_a_port_is_told() -> None:
+    """On that port, and only then: a server may well be reached by REST alone."""
+    client = Settings(project="p", grpc_port=6335).client()
+    assert (client.init_options["prefer_grpc"], client.init_options["grpc_port"]) == (True, 6335)
     await client.close()

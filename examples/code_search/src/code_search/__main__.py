@@ -21,11 +21,11 @@ from typing import Annotated, Any, TypeAlias, TypeVar, cast
 import anyio
 import orjson
 import typer
-from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from code_search.answers import QDRANT_ERRORS, status_of, text_of
 from code_search.collection import ProjectCollection
 from code_search.errors import CodeSearchError, RootUnfit
 from code_search.indexing import IndexerService, IndexReport, IndexStatus, Progress
@@ -148,10 +148,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _stopped(str(error), FAILED)
     except asyncio.CancelledError:
         return _stopped("Stopped.", TERMINATED)
-    except ResponseHandlingException as error:
-        return _stopped(f"Qdrant does not answer: {error}. Start it, or correct QDRANT_URL.", FAILED)
-    except UnexpectedResponse as error:
-        return _stopped(f"Qdrant refused this with status {error.status_code}. Look into its log.", FAILED)
+    except QDRANT_ERRORS as error:
+        status = status_of(error)
+        if status is None:
+            told = f"Qdrant does not answer: {text_of(error)}. Start it, or correct QDRANT_URL or QDRANT_GRPC_PORT."
+        else:
+            told = f"Qdrant refused this with status {status}. Look into its log."
+        return _stopped(told, FAILED)
     except typer.TyperException as error:
         return _stopped(f"{error.format_message()} `code-search --help` shows what fits.", USAGE)
     return _stopped("Stopped.", INTERRUPTED) if code == INTERRUPTED else code or DONE

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import TypeVar
 
-import grpc
 from qdrant_client import AsyncQdrantClient, models
-from qdrant_client.http.exceptions import UnexpectedResponse
 
+from code_search.answers import QDRANT_ERRORS, is_missing, status_of
 from code_search.errors import CollectionUnfit, NotIndexed
 from code_search.points import INDEXES, PROJECT, matching, ours
 from qferry.naming import CollectionNaming
@@ -69,7 +67,7 @@ class ProjectCollection:
         kept = self._name
         try:
             return await method(await self.name())
-        except (UnexpectedResponse, grpc.RpcError) as error:
+        except QDRANT_ERRORS as error:
             if kept is None or not is_missing(error):
                 raise
             self._name = None
@@ -129,16 +127,9 @@ class ProjectCollection:
         vectors = models.VectorParams(size=dimensions, distance=models.Distance.COSINE)
         try:
             await self._client.create_collection(name, vectors_config=vectors)
-        except (UnexpectedResponse, grpc.RpcError):
+        except QDRANT_ERRORS as error:
             # Another indexer may have been first; then this one goes on with that.
-            if not await self._client.collection_exists(name):
+            if status_of(error) is None or not await self._client.collection_exists(name):
                 raise
         self._name = name
         return name
-
-
-def is_missing(error: Exception) -> bool:
-    """Whether the server says that a collection, or a point of it, does not exist."""
-    if isinstance(error, UnexpectedResponse):
-        return error.status_code == HTTPStatus.NOT_FOUND
-    return isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.NOT_FOUND

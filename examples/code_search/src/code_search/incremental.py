@@ -24,14 +24,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 import anyio
-import grpc
 from anyio import to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from qdrant_client import AsyncQdrantClient, models
-from qdrant_client.http.exceptions import UnexpectedResponse
 
+from code_search.answers import QDRANT_ERRORS, is_missing
 from code_search.chunks import Chunk, chunks_of
-from code_search.collection import ProjectCollection, is_missing
+from code_search.collection import ProjectCollection
 from code_search.errors import RootUnfit
 from code_search.files import project_files, read_text
 from code_search.points import (
@@ -377,7 +376,7 @@ class IncrementalRun:
         if operations:
             try:
                 await self._collection.call(partial(self._client.batch_update_points, update_operations=operations))
-            except (UnexpectedResponse, grpc.RpcError) as error:
+            except QDRANT_ERRORS as error:
                 # Another process has deleted a point of a version that it found outdated: the next round sees why.
                 if not is_missing(error):
                     raise

@@ -9,8 +9,8 @@ from typing import Any
 
 from anyio import to_thread
 from qdrant_client import AsyncQdrantClient
-from qdrant_client.http.exceptions import UnexpectedResponse
 
+from code_search.answers import QDRANT_ERRORS, text_of
 from code_search.collection import ProjectCollection
 from code_search.errors import CollectionUnfit, QueryInvalid
 from code_search.languages import LANGUAGES
@@ -96,8 +96,8 @@ class CodeSearch:
         )
         try:
             found = await self._collection.call(ask)
-        except UnexpectedResponse as error:
-            if b"dimension" not in error.content:
+        except QDRANT_ERRORS as error:
+            if "dimension" not in text_of(error):
                 raise
             raise CollectionUnfit(
                 f"The project was indexed with another model: its vectors have not {len(vector)} dimensions. "

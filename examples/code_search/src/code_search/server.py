@@ -25,8 +25,8 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import ToolAnnotations
 from pydantic import BaseModel, Field, RootModel
-from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from code_search.answers import QDRANT_ERRORS, status_of
 from code_search.collection import ProjectCollection
 from code_search.errors import CodeSearchError, NotIndexed, SettingsInvalid
 from code_search.indexing import IndexerService, IndexReport, IndexStatus, Progress
@@ -221,14 +221,14 @@ def _said_plainly() -> Iterator[None]:
         raise ToolError(
             "The project is not indexed, so there is nothing to search. Call index_project first."
         ) from error
-    except (ResponseHandlingException, Unreachable, LeaseLost) as error:
-        raise ToolError(
-            "Qdrant does not answer. Start it, or correct QDRANT_URL in this server's environment; then try again."
-        ) from error
-    except UnexpectedResponse as error:
-        raise ToolError(
-            f"Qdrant refused this with status {error.status_code}. Look into its log, and check QDRANT_API_KEY."
-        ) from error
+    except (*QDRANT_ERRORS, Unreachable, LeaseLost) as error:
+        status = None if isinstance(error, FerryError) else status_of(error)
+        if status is None:
+            told = "Qdrant does not answer. Start it, or correct QDRANT_URL or QDRANT_GRPC_PORT in this server's "
+            told += "environment; then try again."
+        else:
+            told = f"Qdrant refused this with status {status}. Look into its log, and check QDRANT_API_KEY."
+        raise ToolError(told) from error
     except (CodeSearchError, FerryError) as error:
         raise ToolError(str(error)) from error
 

@@ -14,6 +14,7 @@ from qferry.naming import CollectionNaming
 DEFAULT_URL = "http://localhost:6333"
 # A busy server may take longer over a batch than the client's own five seconds.
 TIMEOUT_S = 60
+MAX_PORT = 65_535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Settings:
         root: `PROJECT_ROOT`. The project's folder; None where it is not at hand, and only searches are made.
         qdrant_url: `QDRANT_URL`.
         qdrant_api_key: `QDRANT_API_KEY`.
+        grpc_port: `QDRANT_GRPC_PORT`. Where the same server listens for gRPC, which is faster; 0: all goes by REST.
         allowed_hosts: `CODE_SEARCH_ALLOWED_HOSTS`. By which names, besides loopback, `serve --http` is reached.
         model: `CODE_SEARCH_MODEL`. The built-in one, or the name of any that fastembed knows.
         naming: The rules that make the collection's name (`COLLECTION_NAME_TEMPLATE`, ...; see qferry's settings).
@@ -36,6 +38,7 @@ class Settings:
     root: Path | None = None
     qdrant_url: str = DEFAULT_URL
     qdrant_api_key: str | None = field(default=None, repr=False)
+    grpc_port: int = 0
     allowed_hosts: tuple[str, ...] = ()
     model: str = BUILT_IN_MODEL
     naming: CollectionNaming = field(default_factory=CollectionNaming)
@@ -50,7 +53,7 @@ class Settings:
             environ: The variables named above; all others are ignored.
 
         Raises:
-            SettingsInvalid: `PROJECT_NAME` is missing.
+            SettingsInvalid: `PROJECT_NAME` is missing, or `QDRANT_GRPC_PORT` is no port.
             FerryError: A variable of qferry's, or the project's name, cannot be used.
         """
         project = environ.get("PROJECT_NAME")
@@ -68,6 +71,7 @@ class Settings:
             root=Path(root) if root else None,
             qdrant_url=environ.get("QDRANT_URL") or DEFAULT_URL,
             qdrant_api_key=environ.get("QDRANT_API_KEY") or None,
+            grpc_port=_port(environ.get("QDRANT_GRPC_PORT") or "0"),
             allowed_hosts=tuple(filter(None, map(str.strip, environ.get("CODE_SEARCH_ALLOWED_HOSTS", "").split(",")))),
             model=environ.get("CODE_SEARCH_MODEL") or BUILT_IN_MODEL,
             naming=naming,
@@ -79,7 +83,18 @@ class Settings:
         return AsyncFerryClient(
             url=self.qdrant_url,
             api_key=self.qdrant_api_key,
+            prefer_grpc=bool(self.grpc_port),
+            grpc_port=self.grpc_port,
             timeout=TIMEOUT_S,
             check_compatibility=False,
             ferry=self.ferry,
         )
+
+
+def _port(given: str) -> int:
+    if not (given.isascii() and given.isdigit() and int(given) <= MAX_PORT):
+        raise SettingsInvalid(
+            f"QDRANT_GRPC_PORT is {given!r}, which is no port; nothing was sent. "
+            "Set it to where Qdrant listens for gRPC, usually 6334, or to 0, or not at all, to use REST."
+        )
+    return int(given)
