@@ -1,10 +1,12 @@
 """The tools, as a real MCP client sees them over both transports."""
 
 import json
+import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from socket import socket
 from typing import Any
@@ -13,17 +15,25 @@ import anyio
 import httpx
 import pytest
 import uvicorn
-from code_search_support import CountingEmbedder
+from code_search_support import CountingEmbedder, grpc_error, rest_error
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import TextContent
-from mcp_sessions import ANSWERS, FILES, environment, error_of, in_process, session_over, write_project
-from qdrant_client import QdrantClient
+from mcp_sessions import ANSWERS, FILES, WORD_SERVER, environment, error_of, in_process, session_over, write_project
+from qdrant_client import QdrantClient, models
 
 from code_search.errors import CodeSearchError
-from code_search.server import MAX_LIMIT, _address, serve
+from code_search.server import MAX_LIMIT, _address, _said_plainly, serve
 from code_search.settings import Settings
+from qferry import commands
+from qferry.connection import Connection
+from qferry.protocol.records import CONTROL_COLLECTION
+from qferry.server import QdrantServer
 
+HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "by hand", "version": "0"}}
+PATIENCE_S = 60.0
 TOOLS = {"semantic_code_search", "index_project", "index_status"}
-TRANSPORTS = pytest.mark.parametrize("transport", ["stdio", "http"])
+# The server itself calls Qdrant by gRPC in one of them, by REST in the other.
+TRANSPORTS = pytest.mark.parametrize(("transport", "by_grpc"), [("stdio", True), ("http", False)])
 
 
 @pytest.fixture
@@ -60,8 +70,9 @@ async def test_tools_are_listed_with_schemas_and_hints(environ: dict[str, str]) 
 
 
 @TRANSPORTS
-async def test_indexed_project_is_found(transport: str, environ: dict[str, str]) -> None:
+async def test_indexed_project_is_found(transport: str, by_grpc: bool, environ: dict[str, str], server: Any) -> None:
     """Indexing tells its progress; then every question finds its file, as structure and as the same JSON in text."""
+    environ["QDRANT_GRPC_PORT"] = str(server.grpc_port) if by_grpc else ""
     told: list[tuple[float, float | None]] = []
 
     async def note(progress: float, total: float | None, _: str | None) -> None:
@@ -114,8 +125,11 @@ async def test_search_keeps_to_a_language_and_a_folder(environ: dict[str, str]) 
 
 
 @TRANSPORTS
-async def test_cancelled_indexing_stops_between_batches(transport: str, environ: dict[str, str]) -> None:
+async def test_cancelled_indexing_stops_between_batches(
+    transport: str, by_grpc: bool, environ: dict[str, str], server: Any
+) -> None:
     """A call that is cancelled ends before all is indexed; the next one does what is left."""
+    environ["QDRANT_GRPC_PORT"] = str(server.grpc_port) if by_grpc else ""
     # Five batches: also a machine that is slow to cancel finds one that has not begun.
     many = {f"many/file_{number}.py": f"def number_{number}():\n    return {number}\n" for number in range(300)}
     write_project(Path(environ["PROJECT_ROOT"]), many)
@@ -179,6 +193,33 @@ async def test_qdrant_that_does_not_answer_is_told(environ: dict[str, str]) -> N
                 assert "127.0.0.1" not in told
 
 
+async def test_grpc_that_does_not_answer_is_told(environ: dict[str, str]) -> None:
+    """Where REST answers and nobody listens for gRPC, the sentence names the variable that says where it is."""
+    with socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        environ["QDRANT_GRPC_PORT"] = str(nobody.getsockname()[1])
+        async with in_process(environ) as client:
+            told = await error_of(client, "semantic_code_search", query="a cart")
+            assert "Qdrant does not answer" in told
+            assert "QDRANT_GRPC_PORT" in told
+            assert "127.0.0.1" not in told
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (grpc_error("PERMISSION_DENIED"), "Qdrant refused this with status PERMISSION_DENIED"),
+        (grpc_error("UNAUTHENTICATED"), "check QDRANT_API_KEY"),
+        (grpc_error("DEADLINE_EXCEEDED"), "Qdrant does not answer"),
+        (rest_error(HTTPStatus.FORBIDDEN), "Qdrant refused this with status 403"),
+    ],
+)
+def test_refusal_is_told_whichever_way_it_came(error: Exception, told: str) -> None:
+    """An error of gRPC's and one of REST's make the same sentences."""
+    with pytest.raises(ToolError, match=told), _said_plainly():
+        raise error
+
+
 @pytest.mark.parametrize(
     ("host", "origin", "refused"),
     [
@@ -203,8 +244,7 @@ async def test_only_known_names_are_answered_wherever_the_server_listens(
     serve(Settings.from_environ(environ), "0.0.0.0:8000", embedder=CountingEmbedder())
     headers = {"host": host, "accept": "application/json, text/event-stream"}
     headers |= {"origin": origin} if origin else {}
-    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "0"}}
-    message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}
     async with (
         apps[0].router.lifespan_context(apps[0]),
         httpx.AsyncClient(transport=httpx.ASGITransport(apps[0]), base_url="http://server") as browser,
@@ -213,16 +253,78 @@ async def test_only_known_names_are_answered_wherever_the_server_listens(
     assert answer.status_code == (refused or 200)
 
 
+@pytest.fixture(scope="module")
+def migrating() -> Iterator[QdrantServer]:
+    """Give a server on which a migration lives, so that every client has to be known."""
+    with QdrantServer.start() as server:
+        plain = QdrantClient(url=server.url, check_compatibility=False)
+        plain.create_collection("old", vectors_config=models.VectorParams(size=2, distance=models.Distance.COSINE))
+        plain.close()
+        commands.start(Connection(url=server.url, grpc_port=server.grpc_port), "old", "new")
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        (lambda process: process.stdin.close(), 0),
+        (lambda process: process.send_signal(signal.SIGTERM), 143),
+        (lambda process: process.send_signal(signal.SIGINT), 130),
+    ],
+    ids=["stdin", "SIGTERM", "SIGINT"],
+)
+def test_stdio_server_says_goodbye_however_it_is_ended(
+    migrating: QdrantServer, tmp_path: Path, end: Callable[[Any], None], code: int
+) -> None:
+    """Its host closes stdin, or leaves that open and sends a signal: no writer is left that a migration waits for."""
+    environ = environment(migrating.url, uuid.uuid4().hex, write_project(tmp_path))
+    plain = QdrantClient(url=migrating.url, check_compatibility=False)
+    process = subprocess.Popen(  # noqa: S603  our own interpreter and file
+        [sys.executable, str(WORD_SERVER), "", "0"],
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+    def writers() -> int:
+        ours = models.Filter(must=[models.FieldCondition(key="pid", match=models.MatchValue(value=process.pid))])
+        return len(plain.scroll(CONTROL_COLLECTION, scroll_filter=ours)[0])
+
+    with process:
+        try:
+            talk(process, {"id": 1, "method": "initialize", "params": HELLO}, {"method": "notifications/initialized"})
+            talk(process, {"id": 2, "method": "tools/call", "params": {"name": "index_project", "arguments": {}}})
+            assert writers() == 1
+            end(process)
+            assert process.wait(PATIENCE_S) == code
+            assert writers() == 0
+        finally:
+            process.kill()
+    plain.close()
+
+
+def talk(process: subprocess.Popen[str], *messages: dict[str, Any]) -> dict[int, Any]:
+    """Send messages over stdio, each after the answer to the one before; the results, by the requests' ids."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    answers: dict[int, Any] = {}
+    for message in messages:
+        process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+        process.stdin.flush()
+        while "id" in message and message["id"] not in answers:
+            answer = json.loads(process.stdout.readline())
+            assert answer["jsonrpc"] == "2.0"
+            answers[answer["id"]] = answer["result"]
+    return answers
+
+
 def test_stdio_carries_the_protocol_of_2025_06_18_and_nothing_else(environ: dict[str, str]) -> None:
     """The command, with the real model, answers the older revision with messages alone, and ends when stdin does."""
-    hello = {
-        "protocolVersion": "2025-06-18",
-        "capabilities": {},
-        "clientInfo": {"name": "by hand", "version": "0"},
-    }
     search = {"name": "semantic_code_search", "arguments": {"query": "how customers log in"}}
     messages: tuple[dict[str, Any], ...] = (
-        {"id": 1, "method": "initialize", "params": hello},
+        {"id": 1, "method": "initialize", "params": HELLO},
         {"method": "notifications/initialized"},
         {"id": 2, "method": "tools/call", "params": {"name": "index_project", "arguments": {}}},
         {"id": 3, "method": "tools/call", "params": search},
@@ -238,14 +340,7 @@ def test_stdio_carries_the_protocol_of_2025_06_18_and_nothing_else(environ: dict
     with process:
         assert process.stdin is not None
         assert process.stdout is not None
-        answers = {}
-        for message in messages:
-            process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
-            process.stdin.flush()
-            while "id" in message and message["id"] not in answers:
-                answer = json.loads(process.stdout.readline())
-                assert answer["jsonrpc"] == "2.0"
-                answers[answer["id"]] = answer["result"]
+        answers = talk(process, *messages)
         process.stdin.close()
         assert process.stdout.read() == ""
         assert process.wait() == 0

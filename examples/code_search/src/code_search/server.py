@@ -33,6 +33,7 @@ from code_search.indexing import IndexerService, IndexReport, IndexStatus, Progr
 from code_search.languages import LANGUAGES
 from code_search.searching import CodeSearch, Hit
 from code_search.settings import Settings
+from code_search.stdin import ended_by_signals
 from qferry.demo.embedding import Embedder, load_embedder
 from qferry.errors import FerryError, LeaseLost, Unreachable
 
@@ -123,7 +124,7 @@ def make_server(settings: Settings, embedder: Embedder) -> MCPServer[Services]:
 
 def serve(settings: Settings, http: str | None = None, *, embedder: Embedder | None = None) -> None:
     """
-    Serve until the host ends it: stdin is closed, or, over HTTP, a signal comes.
+    Serve until the host closes stdin, or SIGTERM comes; either way Qdrant is told goodbye.
 
     Args:
         settings: As for `make_server`.
@@ -133,13 +134,15 @@ def serve(settings: Settings, http: str | None = None, *, embedder: Embedder | N
     Raises:
         SettingsInvalid: `http` is no address.
         DemoError: The model cannot be loaded.
+        SystemExit: A signal has ended it, over stdio.
     """
     where = None if http is None else _address(http)
     with redirect_stdout(sys.stderr):  # a model that is downloaded may say so, before the SDK looks after stdout
         embedder = embedder or load_embedder(settings.model)
     server = make_server(settings, embedder)
     if where is None:
-        server.run("stdio")
+        with ended_by_signals():
+            server.run("stdio")
         return
     host, port = where
     uvicorn.run(
