@@ -6,9 +6,10 @@ collection.  The rate is held against the model's own, on the very same texts in
 them before the run and the other after it, so that a machine that grows slower favours neither.
 
 Searching: the application's search alternates with what it cannot do without: embedding the question, and a
-`query_points` of a plain `QdrantClient`.
+`query_points` of a plain, blocking `QdrantClient`; both by REST and by gRPC, by one caller and by four at once, which
+are tasks on one event loop for the application, and threads for the plain client.
 
-    python bench.py [--chunks 500] [--searches 200] [--model NAME] [--url http://localhost:6333]
+    python bench.py [--chunks 500] [--searches 200] [--model NAME] [--url http://localhost:6333 --grpc-port 6334]
 
 Without `--url` a server is started for the purpose.  By default it takes one to two minutes on two cores; with
 `--chunks 0`, which takes all chunks, more than an hour.
@@ -25,7 +26,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
@@ -46,6 +49,7 @@ PROJECT = "code-search-bench"
 SKIPPED_FOLDERS = frozenset({"site-packages", "test", "tests", "idle_test", "__pycache__"})
 LIMIT = 10
 WARM_UP = 5
+CALLERS = (1, 4)
 
 
 def library_texts() -> dict[str, str]:
@@ -82,13 +86,13 @@ def embed_all(embedder: Embedder, batches: Sequence[Sequence[str]]) -> None:
 
 
 @contextlib.contextmanager
-def server_url(given: str | None) -> Iterator[str]:
-    """Give the server's URL, of one started here if none is given."""
-    if given:
-        yield given
+def server(url: str | None, grpc_port: int) -> Iterator[tuple[str, int]]:
+    """Give the server's URL and its port for gRPC, of one started here if no URL is given."""
+    if url:
+        yield url, grpc_port
         return
-    with QdrantServer.start() as server:
-        yield server.url
+    with QdrantServer.start() as started:
+        yield started.url, started.grpc_port
 
 
 async def measure_indexing(indexer: IndexerService, embedder: Embedder, root: Path, texts: Sequence[str]) -> None:
@@ -112,43 +116,80 @@ async def measure_indexing(indexer: IndexerService, embedder: Embedder, root: Pa
     print(f"indexing again, nothing changed: {again_s:.2f} s")
 
 
-async def measure_searching(
-    search: CodeSearch, embedder: Embedder, plain: QdrantClient, name: str, rounds: int
-) -> None:
-    """Ask the same questions both ways, in turn, and print both medians."""
+@dataclass(frozen=True)
+class Way:
+    """A way to the server: the application's search, and a plain client, by REST or both by gRPC."""
 
-    def bare(query: str) -> None:
+    search: CodeSearch
+    plain: QdrantClient
+
+
+async def measure_searching(ways: Mapping[str, Way], embedder: Embedder, name: str, rounds: int) -> None:
+    """Ask the same questions by all ways, in turn, and print their medians; with one caller, then with several."""
+    for callers in CALLERS:
+        needed, application = await search_times(ways, embedder, name, rounds, callers)
+        print(f"searching, p50 of {rounds} rounds, {callers} at once")
+        for way in ways:
+            print(f"  model + query by {way:5} {needed[way]:7.2f} ms   search {application[way]:7.2f} ms", end="")
+            of_same, of_best = application[way] / needed[way], application[way] / min(needed.values())
+            print(f"   {of_same:.2f} x, and {of_best:.2f} x the faster one (target: at most 1.10 x)")
+
+
+async def search_times(
+    ways: Mapping[str, Way], embedder: Embedder, name: str, rounds: int, callers: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the medians in ms, by way: what a search cannot do without, and the application's search."""
+
+    def bare(plain: QdrantClient, query: str) -> float:
+        began = time.perf_counter()
         vector = embedder.embed([query])[0].tolist()
         plain.query_points(name, query=vector, limit=LIMIT, with_payload=True)
+        return time.perf_counter() - began
 
-    application, needed = [], []
-    for number in range(WARM_UP + rounds):
-        query = QUERIES[number % len(QUERIES)]
-        for way in ("bare", "search") if number % 2 else ("search", "bare"):
-            began = time.perf_counter()
-            if way == "bare":
-                bare(query)
-            else:
-                await search.search(query, limit=LIMIT)
-            (needed if way == "bare" else application).append((time.perf_counter() - began) * 1000)
-    needed_ms, application_ms = (statistics.median(times[WARM_UP:]) for times in (needed, application))
-    print(f"model + query    {needed_ms:7.2f} ms p50")
-    print(f"search           {application_ms:7.2f} ms p50")
-    print(f"  of that: {application_ms / needed_ms:.2f} x (target: at most 1.10 x)")
+    async def searched(search: CodeSearch, query: str, into: list[float]) -> None:
+        began = time.perf_counter()
+        await search.search(query, limit=LIMIT)
+        into.append(time.perf_counter() - began)
+
+    needed: dict[str, list[float]] = {way: [] for way in ways}
+    application: dict[str, list[float]] = {way: [] for way in ways}
+    turns = [(way, kind) for way in ways for kind in (needed, application)]
+    shuffle = random.Random(callers).shuffle  # noqa: S311  repeatable on purpose
+    with ThreadPoolExecutor(callers) as threads:
+        for number in range(WARM_UP + rounds):
+            queries = [QUERIES[(number + caller) % len(QUERIES)] for caller in range(callers)]
+            shuffle(turns)
+            for way, kind in turns:
+                if kind is needed:
+                    kind[way] += threads.map(bare, [ways[way].plain] * callers, queries)
+                    continue
+                async with anyio.create_task_group() as tasks:
+                    for query in queries:
+                        tasks.start_soon(searched, ways[way].search, query, kind[way])
+    return medians_ms(needed, callers), medians_ms(application, callers)
 
 
-async def run(options: argparse.Namespace, url: str) -> None:
+def medians_ms(times: Mapping[str, Sequence[float]], callers: int) -> dict[str, float]:
+    """Return the medians in ms of what was measured in s, without the first rounds."""
+    return {way: statistics.median(all_of[WARM_UP * callers :]) * 1000 for way, all_of in times.items()}
+
+
+async def run(options: argparse.Namespace, url: str, grpc_port: int) -> None:
     """Measure and print."""
     library = library_texts()
     paths = list(library)
     random.Random(options.seed).shuffle(paths)  # noqa: S311  repeatable on purpose
     taken = sample(library, paths, options.chunks)
-    settings = Settings(project=PROJECT, qdrant_url=url, qdrant_api_key=os.environ.get("QDRANT_API_KEY"))
+    rest = Settings(project=PROJECT, qdrant_url=url, qdrant_api_key=os.environ.get("QDRANT_API_KEY"))
     embedder = load_embedder(options.model)
-    client = settings.client()
-    collection = ProjectCollection(client, settings.project, settings.naming)
-    indexer, search = IndexerService(client, collection, embedder), CodeSearch(client, collection, embedder)
-    plain = QdrantClient(url=url, api_key=settings.qdrant_api_key, check_compatibility=False)
+    clients, ways = [], {}
+    for way, settings in {"REST": rest, "gRPC": replace(rest, grpc_port=grpc_port)}.items():
+        client = settings.client()
+        parts = client, ProjectCollection(client, PROJECT, settings.naming), embedder
+        plain = QdrantClient(**{**client.init_options, "timeout": None})
+        ways[way] = Way(CodeSearch(*parts), plain)
+        clients.append(client)
+    indexer = IndexerService(*parts)
     root = Path(tempfile.mkdtemp(prefix="code-search-bench-"))
     try:
         for path in taken:
@@ -163,12 +204,14 @@ async def run(options: argparse.Namespace, url: str) -> None:
         print(f"{len(texts):,} of {everything:,} chunks, in {len(taken)} of {len(library)} files")
         print(f"cutting alone    {everything / cutting_s:7.0f} chunks/s   {cutting_s:6.1f} s for all of them")
         await measure_indexing(indexer, embedder, root, texts)
-        await measure_searching(search, embedder, plain, await collection.name(), options.searches)
+        await measure_searching(ways, embedder, rest.naming.canonical(PROJECT), options.searches)
     finally:
         shutil.rmtree(root)
-        await client.delete_collection(settings.naming.canonical(PROJECT))
-        await client.close()
-        plain.close()
+        await client.delete_collection(rest.naming.canonical(PROJECT))
+        for client in clients:
+            await client.close()
+        for way in ways.values():
+            way.plain.close()
 
 
 def main() -> None:
@@ -176,12 +219,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunks", type=int, default=500, help="so many, in whole files (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of which files (default: %(default)s)")
-    parser.add_argument("--searches", type=int, default=200, help="searches of either kind (default: %(default)s)")
+    parser.add_argument("--searches", type=int, default=200, help="rounds of either kind (default: %(default)s)")
     parser.add_argument("--model", default=BUILT_IN_MODEL, help="default: %(default)s")
     parser.add_argument("--url", help="a server without this benchmark's project; by default one is started")
+    parser.add_argument("--grpc-port", type=int, default=6334, help="of that server (default: %(default)s)")
     options = parser.parse_args()
-    with server_url(options.url) as url:
-        anyio.run(run, options, url)
+    with server(options.url, options.grpc_port) as (url, grpc_port):
+        anyio.run(run, options, url, grpc_port)
 
 
 if __name__ == "__main__":
