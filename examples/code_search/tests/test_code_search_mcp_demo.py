@@ -11,6 +11,27 @@ from code_search import demo
 from code_search.traffic import Account
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_good_migration_passes_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two files, one client and the straight way, with the commands, the servers and the model of the real one."""
+    answers = {question: path for question, path in demo.ANSWERS.items() if path != "server.py"}
+    for path in answers.values():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        shutil.copy(demo.ROOT / path, tmp_path / path)
+    last_of_each_verb = {verb: (verb, *arguments) for verb, *arguments in demo.STEPS if verb != "rollback"}
+    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    monkeypatch.setattr(demo, "ANSWERS", answers)
+    monkeypatch.setattr(demo, "CLIENTS", 1)
+    monkeypatch.setattr(demo, "STEPS", tuple(last_of_each_verb.values()))
+    code, told = demo.main(), capsys.readouterr().out
+    assert code == 0, told
+    assert "qferry switch 100 %" in told
+    assert "Nobody noticed." in told
+
+
 def test_collection_that_was_not_renamed_fails_the_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
