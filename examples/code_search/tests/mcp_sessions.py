@@ -71,7 +71,7 @@ def http_server(environ: Mapping[str, str], *, seconds_per_text: float = 0) -> I
     )
     with process:
         assert process.stderr is not None
-        log = _Log(process.stderr)
+        log = ServerLog(process.stderr)
         log.start()
         try:
             yield f"{log.address()}/mcp"
@@ -80,7 +80,7 @@ def http_server(environ: Mapping[str, str], *, seconds_per_text: float = 0) -> I
             log.join()
 
 
-class _Log(threading.Thread):
+class ServerLog(threading.Thread):
     """Reads what a server says, so that it never waits to say it, and finds the address in it."""
 
     def __init__(self, lines: IO[str]) -> None:
@@ -90,6 +90,7 @@ class _Log(threading.Thread):
         self._address: Future[str] = Future()
 
     def run(self) -> None:
+        """Read to the end, which is the server's."""
         for line in self._lines:
             self._told.append(line)
             if not self._address.done() and (found := re.search(r"running on (http://\S+)", line)):

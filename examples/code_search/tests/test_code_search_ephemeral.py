@@ -16,9 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from mcp import Client
+from mcp_sessions import ServerLog
 from qdrant_client import QdrantClient
 
+from code_search.traffic import search
 from qferry import commands
 from qferry.connection import Connection
 from qferry.protocol.phases import Phase
@@ -83,6 +87,20 @@ class Containers:
             until(lambda: process.poll() is not None or (bool(self.migration().claim) and when()))
             assert process.poll() is None, process.communicate()
 
+    @contextmanager
+    def serving(self) -> Iterator[str]:
+        """A server that searches over MCP, at the URL that is given; killed in the end."""
+        with self.started(CODE_SEARCH, "serve", "--http", "127.0.0.1:0") as process:
+            assert process.stderr is not None
+            log = ServerLog(process.stderr)
+            log.start()
+            try:
+                yield f"{log.address()}/mcp"
+            finally:
+                assert process.poll() is None
+                process.kill()
+                log.join()
+
     def migration(self) -> Any:
         """The migration's record."""
         (status,) = commands.status(self.connection)
@@ -92,6 +110,16 @@ class Containers:
         """The file on top of the answer of a search, by a process that has just come into being."""
         hits = self.run(CODE_SEARCH, "search", question)
         return str(hits[0]["path"])
+
+
+def told(url: str, question: str) -> str:
+    """The file on top of the answer of a server over MCP."""
+
+    async def ask() -> str:
+        async with Client(url) as client:
+            return str((await search(client, question))[0]["path"])
+
+    return anyio.run(ask)
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -122,40 +150,45 @@ def containers(tmp_path: Path, project: Path) -> Iterator[Containers]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_killed_containers_are_replaced_in_the_middle_of_a_migration(containers: Containers, project: Path) -> None:
-    """Coordinator and indexer are killed at work; new ones, with empty disks, complete what they had begun."""
-    run, finds, plain = containers.run, containers.finds, QdrantClient(url=containers.connection.url)
+    """Coordinator, indexer and search are killed at work; new ones, with empty disks, complete what they had begun."""
+    run, plain = containers.run, QdrantClient(url=containers.connection.url)
     # The system as it was before the document: the collection has its legacy name.
     run(CODE_SEARCH, "index", COLLECTION_NAME_OVERRIDE_SHOP=LEGACY)
     indexed = plain.count(LEGACY).count
     (proposal,) = run(QFERRY, "plan")["proposals"]
     assert (proposal["source"], proposal["target"]) == (LEGACY, CANONICAL)
     run(QFERRY, "start", LEGACY)
-    with containers.started(CODE_SEARCH, "watch") as indexer:
+    with containers.started(CODE_SEARCH, "watch") as indexer, containers.serving() as url:
+        assert told(url, "where is my parcel") == "parcel.py"
         assert indexer.stdout is not None
         indexer.stdout.readline()  # it has seen what there is
         containers.kill_at_work("backfill", lambda: plain.count(CANONICAL).count > 0)
         assert plain.count(CANONICAL).count < indexed
         (project / "umbrella.py").write_text('def open_umbrella():\n    """Keep the rain off a person."""\n')
         until(lambda: plain.count(LEGACY).count > indexed)
-    assert finds("protection against rain") == "umbrella.py"
-    with containers.started(CODE_SEARCH, "watch") as indexer:
-        assert indexer.stdout is not None
-        indexer.stdout.readline()
-        (project / "login.py").unlink()
-        run(QFERRY, "backfill", LEGACY, "--max-points-per-s", "0")
-        until(lambda: plain.count(LEGACY).count == indexed)
-        containers.kill_at_work("verify", lambda: True)
-        # The first indexer was killed without a goodbye: only a check of everything may clear that.
-        assert run(QFERRY, "verify", LEGACY, "--repair", "--max-points-per-s", "0")["ok"]
-        # Refused if a process has vanished since; but one that is stopped, as containers are, says goodbye.
-        indexer.terminate()
-        assert indexer.wait(PATIENCE_S) == TERMINATED
-        run(QFERRY, "switch", LEGACY, "--percent", "100")
-        assert finds("where is my parcel") == "parcel.py"
-        run(QFERRY, "finish", LEGACY, "--yes")
-    assert finds("protection against rain") == "umbrella.py"
+        assert told(url, "protection against rain") == "umbrella.py"
+    with containers.serving() as url:
+        assert told(url, "protection against rain") == "umbrella.py"
+        with containers.started(CODE_SEARCH, "watch") as indexer:
+            assert indexer.stdout is not None
+            indexer.stdout.readline()
+            (project / "login.py").unlink()
+            run(QFERRY, "backfill", LEGACY, "--max-points-per-s", "0")
+            until(lambda: plain.count(LEGACY).count == indexed)
+            containers.kill_at_work("verify", lambda: True)
+            # The first indexer was killed without a goodbye: only a check of everything may clear that.
+            assert run(QFERRY, "verify", LEGACY, "--repair", "--max-points-per-s", "0")["ok"]
+            # Refused if a process has vanished since; but one that is stopped, as containers are, says goodbye.
+            indexer.terminate()
+            assert indexer.wait(PATIENCE_S) == TERMINATED
+            run(QFERRY, "switch", LEGACY, "--percent", "100")
+            assert told(url, "where is my parcel") == "parcel.py"
+            run(QFERRY, "finish", LEGACY, "--yes")
+        # The same server still answers, now from the new collection.
+        assert told(url, "protection against rain") == "umbrella.py"
+    assert containers.finds("protection against rain") == "umbrella.py"
     assert plain.count(CANONICAL).count == plain.count(LEGACY).count == indexed
     assert containers.migration().phase is Phase.FINISHED
     plain.close()
