@@ -7,6 +7,7 @@ Labels are the names of migrating collections and words from fixed sets.  Needs 
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from qferry.protocol.throttle import REASONS, points_per_s_of, reason_of
 
 # Reports whose numbers say how far a command is.
 PROGRESS = ("copy", "verify", "settle", "index", "soak")
+_SHADOW_OUTCOMES = {"compared": "compared", "mismatched": "mismatches", "failed": "errors", "dropped": "dropped"}
 _ALL = 100
 _MS = 1000
 
@@ -174,6 +176,22 @@ def _tell(told: _Families, status: Status, silent: set[str]) -> None:
     for reason in REASONS:
         add("throttled", "1 for the reason why it goes no faster.", reason == reason_of(m.pace), reason=reason)
     _tell_writers(add, status, silent)
+    _tell_shadow(add, getattr(status, "shadow", None))
+
+
+def _tell_shadow(add: Callable[..., None], shadow: Any) -> None:
+    """What reads that were repeated on the other side have found; a ratio of nothing is not a number."""
+    for outcome, field in _SHADOW_OUTCOMES.items():
+        add(
+            "shadow_reads",
+            "Reads repeated on the other side since that was asked for; mismatched ones are among the compared.",
+            0 if shadow is None else getattr(shadow, field),
+            outcome=outcome,
+        )
+    ratios = (None, None) if shadow is None else (shadow.mean_overlap, shadow.latency_ratio)
+    overlap, latency = (math.nan if ratio is None else ratio for ratio in ratios)
+    add("shadow_overlap_ratio", "How far the two sides' answers overlap, in the mean.", overlap)
+    add("shadow_latency_ratio", "What the target takes for what the source takes 1 for.", latency)
 
 
 def _tell_writers(add: Callable[..., None], status: Status, silent: set[str]) -> None:

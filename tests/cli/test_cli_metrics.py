@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,6 +124,27 @@ def test_command_tells_how_far_it_is_and_what_it_repaired(connection: Connection
     assert samples["qferry_command_progress_ratio", "verify"] == 0.25
     assert ("qferry_command_progress_ratio", "claim") not in samples
     assert samples["qferry_command_repaired_points_total", None] == 3
+
+
+def test_shadow_reads_are_told_as_counts_and_ratios() -> None:
+    """Of nothing compared there is no ratio."""
+
+    def told(shadow: Any) -> dict[str, float]:
+        found: dict[str, float] = {}
+        exporter._tell_shadow(
+            lambda name, _, value, **labels: found.update({" ".join((name, *labels.values())): value}), shadow
+        )
+        return found
+
+    nothing = told(None)
+    assert nothing["shadow_reads compared"] == 0
+    assert math.isnan(nothing["shadow_overlap_ratio"])
+    assert math.isnan(nothing["shadow_latency_ratio"])
+    some = SimpleNamespace(compared=8, mismatches=2, errors=1, dropped=3, mean_overlap=0.9, latency_ratio=None)
+    found = told(some)
+    assert [found[f"shadow_reads {o}"] for o in ("compared", "mismatched", "failed", "dropped")] == [8, 2, 1, 3]
+    assert found["shadow_overlap_ratio"] == 0.9
+    assert math.isnan(found["shadow_latency_ratio"])
 
 
 def test_server_that_is_down_is_a_scrape_that_says_so() -> None:

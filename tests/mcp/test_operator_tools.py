@@ -354,7 +354,7 @@ async def test_argument_that_cannot_be_is_refused_before_anything_is_sent(
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 async def test_secrets_are_in_no_answer(tools: Opener) -> None:
-    """A server that is not there is said to be so, and not by its key; a URL with a password is refused before there are tools."""
+    """A server that is not there is said to be so, and not by its key; a URL with a password is none."""
     to = Connection(
         url="http://127.0.0.1:1",
         api_key="hush-hush",

@@ -16,6 +16,8 @@ from qferry.protocol.throttle import (
     Pace,
     QuietHours,
     Signals,
+    points_per_s_of,
+    reason_of,
 )
 
 CALM = Signals(points_per_s=1000.0, application_p99_ms=10.0, probe_ms=2.0, queue=0, memory_share=0.1)
@@ -194,3 +196,40 @@ def test_what_is_no_limit_is_not_taken_for_one(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes)) if "quiet_hours" not in changes else "at night"):
         Limits.checked(changes)
     assert Limits.checked({"max_points_per_s": 0, "quiet_hours": "", "paused": True})["paused"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "signals", "reason"),
+    [
+        (Limits(), CALM, None),
+        (Limits(max_points_per_s=2000), CALM, "limit"),
+        (Limits(paused=True), CALM, "paused"),
+        (Limits(quiet_hours="22:00-06:00"), Signals(minute=12 * 60), "quiet_hours"),
+        (Limits(), Signals(failing=True), "target_failing"),
+        (LIMITED, SLOW, "application_latency"),
+        (LIMITED, Signals(points_per_s=1000.0, probe_ms=90.0), "read_latency"),
+        (Limits(), Signals(points_per_s=1000.0, queue=QUEUE_LONG + 1), "update_queue"),
+        (Limits(), Signals(points_per_s=1000.0, memory_share=MEMORY_FULL), "memory"),
+    ],
+)
+def test_recorded_pace_is_told_by_a_word_and_a_number(limits: Limits, signals: Signals, reason: str | None) -> None:
+    """Whatever it says, the reason is one of a fixed set, and the number is the pace."""
+    pace = Governor().pace(limits, signals)
+    assert reason_of(str(pace)) == reason
+    assert points_per_s_of(str(pace)) == (None if pace.points_per_s == INF else round(pace.points_per_s))
+
+
+def test_recovery_is_not_taken_for_what_it_recovers_from() -> None:
+    """It names the pressure of a moment ago."""
+    governor = Governor()
+    for signals in (SLOW, CALM, CALM, CALM):
+        pace = governor.pace(LIMITED, signals)
+    assert "a moment ago: the application's p99" in str(pace)
+    assert reason_of(str(pace)) == "recovering"
+
+
+def test_pace_of_another_version_is_some_other_reason() -> None:
+    """Not none, and no error."""
+    assert reason_of("80 points/s: the moon is full") == "other"
+    assert points_per_s_of("80 points/s: the moon is full") == 80
+    assert points_per_s_of("slowly") is None
