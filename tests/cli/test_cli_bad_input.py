@@ -223,3 +223,22 @@ def test_fault_of_qferry_is_still_one_json_object(qferry: Any, monkeypatch: pyte
     monkeypatch.setattr("qferry.commands.status", break_down)
     with pytest.raises(LookupError, match="unforeseen"):
         qferry("status", "--json")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(
+            (option, value)
+            for option in ("--shadow", "--max-errors")
+            for value in ("200%", "x", "-1", "", "5%%", "nan")
+        ),
+        ("--max-read-ms", "-1"),
+        ("--max-read-ms", "nan"),
+        ("--max-read-ms", "x"),
+    ],
+)
+def test_what_is_no_share_or_limit_of_the_target_is_a_usage_error(option: str, value: str, qferry: Any) -> None:
+    """Before anything is sent."""
+    outcome = qferry("switch", "any", "--percent", "0", option, value, "--url", NOBODY_LISTENS)
+    assert_one_sentence(outcome, 2, says=option)

@@ -10,6 +10,7 @@ from qferry.commands import HistoryLine, Status, Survey
 from qferry.flows.verify import Check, Verification
 from qferry.protocol.phases import Phase
 from qferry.protocol.records import Migration, Pins, Writer
+from qferry.protocol.shadow import Totals
 
 EVIDENCE = {"at": "2026-01-05T10:00:00Z", "points": 3}
 
@@ -44,6 +45,12 @@ def printed(picture: RenderableType) -> str:
         (migration(Phase.SWITCHED, read_percent=10, verified=EVIDENCE), "● switched 10 %", "--percent 100"),
         (migration(Phase.SWITCHED, read_percent=100, verified=EVIDENCE), "● switched 100 %", "qferry finish"),
         (migration(Phase.SWITCHED, read_percent=50, reads_held=True), "● switched 50 %, reads held", "--percent 50"),
+        (migration(Phase.SWITCHED, read_percent=0), "● switched 0 %", "--percent 10"),
+        (
+            migration(Phase.SWITCHED, read_percent=50, stepped_back="web pid 7: slow"),
+            "● switched 50 %, stepped back",
+            "by themselves",
+        ),
         (migration(Phase.FINISHING), "✓ switched → ● finishing → cleaned", "past the point of no return"),
         (migration(Phase.FINISHED, cleanup_after="2026-02-04"), "● finished → cleaned", "not before 2026-02-04"),
         (migration(Phase.CLEANED), "✓ finished → ● cleaned", "it is complete"),
@@ -86,6 +93,27 @@ def test_status_shows_both_sides_writers_and_suspicions() -> None:
         "not verified",
         "ops pid 5",
         "Suspect: web pid 9 vanished",
+    ):
+        assert part in text
+
+
+def test_status_shows_shadow_reads_and_readers_who_stepped_back() -> None:
+    """What was found, in one line; and why nobody reads the target."""
+    m = migration(Phase.SWITCHED, read_percent=50, shadow_percent=5.0, shadow_since=3, stepped_back="web pid 7: slow")
+    none = printed(render.status(Status(m, (), 0, 1, 1, "green", Totals(3))))
+    assert "5 % of the reads; none was compared yet" in none
+    assert "Readers stepped back to the source: web pid 7: slow" in none
+    assert "100 %  truth" in none
+    found = Totals(3, 1000, 990.5, 20, 0.25, 2.0, 3.0, 4, 5)
+    text = " ".join(printed(render.status(Status(m, (), 0, 1, 1, "green", found))).split())
+    for part in (
+        "5 % of the reads: 1,000 compared",
+        "overlap 0.991 in the mean",
+        "20 not alike",
+        "scores differ by 0.25 at most",
+        "the target takes 1.50 times as long",
+        "4 failed",
+        "5 dropped",
     ):
         assert part in text
 

@@ -18,6 +18,9 @@ from typing_extensions import Self
 from qferry import Misuse, Refused, caller, commands
 from qferry.cli import shapes
 from qferry.connection import Connection
+from qferry.control import records
+from qferry.flows.coordinator import Coordinator
+from qferry.flows.effects import Flow
 from qferry.protocol.phases import Phase
 from qferry.protocol.records import CONTROL_COLLECTION
 from qferry.server import QdrantServer
@@ -294,3 +297,66 @@ def test_callers_may_be_nested_and_end(migrating: Migrating, open_ferry: Callabl
             raise ValueError
         assert session.caller() == "outer"
     assert session.caller() is None
+
+
+def test_step_back_at_the_last_moment_keeps_finish_from_sealing(
+    migrating: Migrating, plain: QdrantClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the two, the server carries out one; writers may bring points that the target lacks again."""
+    migrating.switch(100)
+    drop = Coordinator.drop_fence
+
+    def then_step_back(self: Coordinator) -> Flow[None]:
+        sealing = self.fence and self.migration.phase is Phase.SWITCHED
+        yield from drop(self)
+        if sealing:
+            yield records.step_back(self.migration, "web-1 pid 7: it is slow")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Coordinator, "drop_fence", then_step_back)
+        with pytest.raises(Refused, match="Readers have stepped back to the source: web-1 pid 7: it is slow"):
+            commands.finish(migrating.connection, migrating.source)
+    m = migrating.migration
+    assert (m.phase, m.stepped_back) == (Phase.SWITCHED, "web-1 pid 7: it is slow")
+    assert m.mend in {alias.alias_name for alias in plain.get_collection_aliases(migrating.target).aliases}
+    commands.switch(migrating.connection, migrating.source, percent=100)
+    commands.finish(migrating.connection, migrating.source)
+
+
+@pytest.mark.parametrize("then", ["switch", "rollback", "finish", "another step"])
+def test_step_back_that_lands_late_changes_nothing(migrating: Migrating, then: str) -> None:
+    """It speaks of an epoch that is over, or of what somebody has said already."""
+    migrating.switch(100)
+    before = migrating.migration
+
+    def late(reason: str) -> Flow[None]:
+        yield records.step_back(before, reason)
+
+    with migrating.connection.driver() as driver:
+        match then:
+            case "switch":
+                commands.switch(migrating.connection, migrating.source, percent=100)
+            case "rollback":
+                commands.rollback(migrating.connection, migrating.source)
+            case "finish":
+                commands.finish(migrating.connection, migrating.source)
+            case "another step":
+                driver.run(late("web-1 was first"))
+        record_before = migrating.migration
+        driver.run(late("web-2 was late"))
+    assert migrating.migration == record_before
+    assert migrating.migration.stepped_back == ("web-1 was first" if then == "another step" else "")
+
+
+def test_record_of_an_earlier_version_can_be_stepped_back_from(migrating: Migrating, plain: QdrantClient) -> None:
+    """It has no such field."""
+    migrating.switch(100)
+    m = migrating.migration
+    plain.delete_payload(CONTROL_COLLECTION, ["stepped_back"], [m.id], wait=True)
+
+    def step() -> Flow[None]:
+        yield records.step_back(m, "slow")
+
+    with migrating.connection.driver() as driver:
+        driver.run(step())
+    assert migrating.migration.stepped_back == "slow"

@@ -367,22 +367,30 @@ def test_step_back_that_a_coordinator_has_overtaken_changes_nothing(meanwhile: d
     assert bool(server.migrations[0].stepped_back) is (server.migrations[0].phase is Phase.SWITCHED)
 
 
-def test_step_back_that_may_not_be_recorded_is_the_clients_own() -> None:
-    """The server refuses it; the client's reads are on the source all the same, and its heart beats on."""
-    server = Records(SWITCHED, fails={"set_payload": Rejected("no", status=403)})
+def test_step_back_that_is_not_recorded_has_no_effect_and_is_tried_again() -> None:
+    """The heart beats on, and reads stay where everybody expects them."""
+    server = Records(SWITCHED, fails={"set_payload": Rejected("no", status=503)})
     play, found = Play(server), unhappy()
     play.run(beat(found))
     route = found.route("a")
     assert route is not None
-    assert (route.read_percent, list(found.steps)) == (0, [SWITCHED.id])
-
-
-def test_client_that_may_only_read_steps_back_for_itself() -> None:
-    """It writes nothing."""
-    play, found = Play(Records(SWITCHED)), unhappy()
-    found.registered, found.observer = False, True
+    assert (route.read_percent, list(found.steps)) == (100, [SWITCHED.id])
+    server.fails.clear()
     play.run(beat(found))
-    assert where(play) == ["control scroll"]
     route = found.route("a")
     assert route is not None
-    assert route.read_percent == 0
+    assert (route.read_percent, found.steps) == (0, {})
+
+
+def test_client_that_may_only_read_steps_back_when_others_do() -> None:
+    """It writes nothing, and so may not go first."""
+    server = Records(SWITCHED)
+    play, found = Play(server), unhappy()
+    found.registered, found.observer = False, True
+    for stepped_back, percent in (("", 100), ("web-2 pid 7: slow", 0)):
+        server.migrations[0] = SWITCHED.with_changes({"stepped_back": stepped_back})
+        play.run(beat(found))
+        route = found.route("a")
+        assert route is not None
+        assert route.read_percent == percent
+    assert where(play) == ["control scroll", "control scroll"]

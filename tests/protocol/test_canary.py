@@ -2,7 +2,7 @@
 
 import pytest
 
-from qferry.protocol.canary import READS_MAX, SILENCE_S, WINDOW_S, Tolerance, Watch, place_of
+from qferry.protocol.canary import READS_MAX, SILENCE_MIN_S, SILENCE_S, WINDOW_S, Tolerance, Watch, place_of
 
 LENIENT = Tolerance(max_errors_percent=5)
 
@@ -88,7 +88,7 @@ def test_silent_target_is_found_without_any_limit_of_latency() -> None:
     watch = Watch()
     watch.begin(0.0)
     assert not watch.verdict(SILENCE_S - 0.1, LENIENT)
-    assert "without an answer for 2.6 s" in watch.verdict(SILENCE_S + 0.1, LENIENT)
+    assert "without an answer for 2.1 s" in watch.verdict(SILENCE_S + 0.1, LENIENT)
 
 
 def test_one_long_read_among_answered_ones_is_no_silence() -> None:
@@ -98,6 +98,14 @@ def test_one_long_read_among_answered_ones_is_no_silence() -> None:
     watch.end(watch.begin(2.0), 2.1, answered=True)
     assert not watch.verdict(3.0, LENIENT)
     assert watch.verdict(2.2 + SILENCE_S, LENIENT)
+
+
+def test_limit_of_latency_is_that_of_silence_too() -> None:
+    """But a short stall is none."""
+    watch = Watch()
+    watch.begin(0.0)
+    assert not watch.verdict(SILENCE_MIN_S - 0.1, Tolerance(5, max_ms=10))
+    assert watch.verdict(SILENCE_MIN_S, Tolerance(5, max_ms=10))
 
 
 def test_application_of_long_reads_is_given_time_by_its_limit() -> None:

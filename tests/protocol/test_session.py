@@ -490,9 +490,8 @@ def test_readers_who_stepped_back_read_the_source(pin: bool | None) -> None:
     """Whatever the share and the pin, as long as the source is the truth."""
     back = at(100, stepped_back="web-1: slow")
     assert Route.of(back, Pins(new_reads=pin)).read_percent == 0
-    assert Route.of(at(100), Pins(new_reads=pin), stepped_back=True).read_percent == 0
     sealed = back.with_changes({"phase": Phase.FINISHING})
-    assert Route.of(sealed, Pins(new_reads=pin), stepped_back=True).read_percent == 100
+    assert Route.of(sealed, Pins(new_reads=pin)).read_percent == 100
 
 
 def fail_on_target(found: Session, *, now: float) -> None:
@@ -503,26 +502,46 @@ def fail_on_target(found: Session, *, now: float) -> None:
     found.watch(route).fail(now)
 
 
-def test_client_that_meets_errors_on_the_target_reads_the_source_at_once() -> None:
-    """With a reason that names it; writes go on as they were, and nothing is to be acknowledged anew."""
+def registered() -> Session:
+    """Return the session of a client that is on the list of writers."""
     found = session()
+    found.registered = True
+    return found
+
+
+def test_client_that_meets_errors_on_the_target_reads_the_source_once_the_record_says_so() -> None:
+    """
+    With a reason that names it; writes go on as they were, and nothing is to be acknowledged anew.
+
+    Not before: a target may become the truth while the word is under way, and then the source misses writes.
+    """
+    found = registered()
     learn(found, [at(100)], at=0.0)
     found.acknowledge(found.view)
     fail_on_target(found, now=1.0)
     found.look_at_targets(1.0)
-    route = found.route("a")
-    assert route is not None
-    assert (route.read_percent, route.writes) == (0, Routing.DUAL)
     assert found.steps["m1"].epoch == 1
     assert found.steps["m1"].reason.startswith("host pid 1: 2 of its 2 reads on the target")
+    for stepped_back, percent in (("", 100), (found.steps["m1"].reason, 0)):
+        learn(found, [at(100, stepped_back=stepped_back)], at=1.0)
+        route = found.route("a")
+        assert route is not None
+        assert (route.read_percent, route.writes) == (percent, Routing.DUAL)
     assert not found.awaiting_acknowledgement()
-    learn(found, [at(100)], at=1.0)  # the record may not say so yet
-    assert found.route("a") is route
+
+
+def test_client_that_is_on_no_list_does_not_step_back() -> None:
+    """It could not say so, and nobody may read the source unsaid."""
+    found = session()
+    learn(found, [at(100)], at=0.0)
+    fail_on_target(found, now=1.0)
+    found.look_at_targets(1.0)
+    assert found.steps == {}
 
 
 def test_client_does_not_step_back_once_the_target_is_the_truth() -> None:
     """There is nothing to step back to."""
-    found = session()
+    found = registered()
     learn(found, [at(100)], at=0.0)
     fail_on_target(found, now=1.0)
     learn(found, [migration(Phase.FINISHING, epoch=2, read_percent=100)], at=1.0)
@@ -542,21 +561,19 @@ def test_step_back_of_others_is_adopted_without_a_new_epoch() -> None:
 
 def test_new_epoch_ends_a_step_back_and_what_was_seen_counts_on() -> None:
     """A coordinator has spoken; a target that is no better is left again with the next heartbeat."""
-    found = session()
+    found = registered()
     learn(found, [at(100)], at=0.0)
     fail_on_target(found, now=1.0)
     found.look_at_targets(1.0)
     learn(found, [at(100, epoch=2)], at=1.0)
-    route = found.route("a")
-    assert route is not None
-    assert (found.steps, route.read_percent) == ({}, 100)
+    assert found.steps == {}
     found.look_at_targets(2.0)
     assert found.steps["m1"].epoch == 2
 
 
 def test_what_was_seen_before_a_recorded_step_back_does_not_count_after_the_next_switch() -> None:
     """The target has been mended, or so the operator says."""
-    found = session()
+    found = registered()
     learn(found, [at(100)], at=0.0)
     fail_on_target(found, now=1.0)
     learn(found, [at(100, stepped_back="web-2: slow")], at=1.0)

@@ -18,7 +18,7 @@ import pytest
 from qdrant_client import models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
-from qferry.errors import Conflict, LeaseLost, TargetWriteFailed, Unreachable
+from qferry.errors import Conflict, LeaseLost, Refused, TargetWriteFailed, Unreachable
 from qferry.flows import lifecycle, routed, write
 from qferry.flows.coordinator import LANDING_S, Coordinator, claim
 from qferry.flows.effects import Call, Effect, Flow, Fresh, NewId, Now, Outcome, Request, Sleep, Today, Together
@@ -429,6 +429,45 @@ def test_read_only_client_is_on_the_target_when_finish_seals() -> None:
     stage.at_once(beat(s.session))
     s.call("set_payload", payload={"v": 91}, points=[9]).end()
     assert observer.sees(9) == {"v": 91}
+
+
+def test_reader_who_is_about_to_step_back_reads_the_target_until_the_record_says_so() -> None:
+    """
+    R has had enough of the target, and the seal comes in between its saying so and its hearing of it.
+
+    Were R on the source at once, it would miss what S, which follows the seal, has been told is written; what R says
+    changes nothing any more.
+    """
+    stage = Stage()
+    r, s = Client(stage, "R"), Client(stage, "S")
+    finishing = stage.command(finish)
+    finishing.until(publishes(phase="finishing"))
+    r.session.step_back(stage.migration, "R: it is slow")
+    refused_by(SOURCE, s.upsert(9, 90))
+    finishing.step()
+    stage.at_once(beat(s.session))
+    s.call("set_payload", payload={"v": 91}, points=[9]).end()
+    assert r.session.route(SOURCE).migration.phase is Phase.SWITCHED
+    assert r.sees(9) == {"v": 91}
+    stage.at_once(beat(r.session))
+    assert (stage.migration.phase, stage.migration.stepped_back) == (Phase.FINISHING, "")
+    assert r.sees(9) == {"v": 91}
+    finishing.end()
+
+
+def test_finish_does_not_seal_once_a_reader_has_stepped_back() -> None:
+    """The other way round: R has said so just before the seal, which then changes nothing; the door is open again."""
+    stage = Stage()
+    r = Client(stage, "R")
+    finishing = stage.command(finish)
+    finishing.until(publishes(phase="finishing"))
+    r.session.step_back(stage.migration, "R: it is slow")
+    stage.at_once(beat(r.session))
+    with pytest.raises(Refused, match="Readers have stepped back to the source: R: it is slow"):
+        finishing.end()
+    assert (stage.migration.phase, stage.migration.stepped_back) == (Phase.SWITCHED, "R: it is slow")
+    assert r.session.route(SOURCE).read_percent == 0
+    assert stage.doors == [stage.migration.mend]
 
 
 def test_difference_in_the_last_cycle_opens_the_door_again() -> None:

@@ -100,14 +100,15 @@ def _report(session: Session) -> Flow[None]:
 
 def _step_back(session: Session) -> Flow[None]:
     """
-    Record for all that the target fails this client's reads, or is too slow.
+    Record for all readers that the target fails this client's reads, or is too slow.
 
-    If a coordinator has raised the epoch meanwhile this has no effect, and is decided anew.
+    The read of the records that follows takes it up.  If a coordinator has raised the epoch meanwhile this has no
+    effect, and is decided anew.
     """
     for migration_id, step in list(session.steps.items()):
         m = session.view.migrations[migration_id]
         if not m.stepped_back:
-            with suppress(Rejected):  # its own reads are on the source in any case
+            with suppress(Rejected):  # its reads that fail are answered by the source in any case
                 yield records.step_back(m, step.reason)
 
 

@@ -21,9 +21,10 @@ READS_MAX = 2_000
 BAD_MIN = 2
 # The latency that must not be exceeded is the 95th percentile: so many reads may take longer.
 SLOW_PERCENT = 5.0
-# A target that has answered nothing for so long, while a read waits, does not answer.  An application whose reads take
-# that long says so by a higher limit of latency.
-SILENCE_S = 2.5
+# A target that has answered nothing for so long, while a read waits, does not answer; and once there is a limit of
+# latency, one that exceeds it, but not before this much time.  With a heartbeat before it is seen, and another one until
+# all readers are back, this makes less than five seconds.
+SILENCE_S, SILENCE_MIN_S = 2.0, 1.0
 ALL_PERCENT = 100.0
 _PLACES = 1 << 64
 
@@ -130,7 +131,7 @@ class Watch:
     def _silent(self, now: float, tolerance: Tolerance) -> str:
         since = min(self.under_way.values(), default=now)
         silent_s = now - max(since, self.heard_at)
-        if silent_s < max(SILENCE_S, tolerance.max_ms / 1000):
+        if silent_s < (max(SILENCE_MIN_S, tolerance.max_ms / 1000) if tolerance.max_ms else SILENCE_S):
             return ""
         return f"the target has left {len(self.under_way)} of its reads without an answer for {silent_s:.1f} s"
 

@@ -42,8 +42,8 @@ class Route:
     read_percent: int
 
     @classmethod
-    def of(cls, migration: Migration, pins: Pins, *, stepped_back: bool = False) -> Route:
-        """The route for a process with `pins`; `stepped_back` if it has had enough of the target by itself."""
+    def of(cls, migration: Migration, pins: Pins) -> Route:
+        """The route for a process with `pins`."""
         writes, percent = migration.routing, migration.read_percent
         if writes is Routing.DUAL and migration.truth is Side.SOURCE:
             # Pins pick among what is safe: nobody reads from a target that has not passed the switch's gates.
@@ -51,7 +51,7 @@ class Route:
                 writes = Routing.CAPTURE
             if pins.new_reads is not None:
                 percent = 100 if pins.new_reads and migration.phase is Phase.SWITCHED else 0
-            if migration.reads_held or migration.stepped_back or stepped_back:
+            if migration.reads_held or migration.stepped_back:
                 percent = 0
         if migration.truth is Side.TARGET:
             percent = 100
@@ -132,7 +132,11 @@ class Quiet(NamedTuple):
 
 
 class Step(NamedTuple):
-    """That a client sends its own reads back to the source, until the epoch changes."""
+    """
+    That a client has had enough of a target, which it has yet to say in the migration's record.
+
+    Until that is there its reads stay where they are: a target may become the truth only while nobody reads the source.
+    """
 
     epoch: int
     reason: str
@@ -178,7 +182,7 @@ class Session:
     timed_s: list[float] = field(default_factory=list)  # what calls since the last report have taken
     watches: dict[str, Watch] = field(default_factory=dict)  # migration id -> its reads on the target
     shadows: dict[str, Totals] = field(default_factory=dict)  # migration id -> what its shadow reads have found
-    steps: dict[str, Step] = field(default_factory=dict)  # migration id -> why it reads the source by itself
+    steps: dict[str, Step] = field(default_factory=dict)  # migration id -> why readers should go back
 
     def valid(self, now: float) -> bool:
         """Whether the present view may still be acted on."""
@@ -251,7 +255,9 @@ class Session:
         self.shadows[migration.id] = before + found
 
     def look_at_targets(self, now: float) -> None:
-        """Send the reads back to the source of every migration whose target fails them, or is too slow."""
+        """Step back from every target that fails this client's reads, or is too slow; who may not say so cannot."""
+        if not self.registered:
+            return
         for migration_id, watch in list(self.watches.items()):
             m = self.view.migrations.get(migration_id)
             route = self.view.routes.get(m.source) if m is not None else None
@@ -262,9 +268,8 @@ class Session:
                 self.step_back(m, f"{self.host} pid {self.pid}: {reason}")
 
     def step_back(self, migration: Migration, reason: str) -> None:
-        """Send this client's own reads of `migration` to the source, which is still the truth."""
+        """Let the next report ask for readers to go back to the source of `migration`, which is still the truth."""
         self.steps[migration.id] = Step(migration.epoch, reason)
-        self._look_at(self.view.migrations)
 
     def adopt(self, migrations: Iterable[Migration], sent_at: float, now: float) -> None:
         """
@@ -294,21 +299,17 @@ class Session:
         for migration_id, watch in self.watches.items():
             if found[migration_id].stepped_back:  # the next time begins anew
                 watch.forget()
-        self._look_at(found)
-        for migration_id in [i for i in self.journals if i not in found or found[i].phase not in KEEPS_JOURNAL]:
-            del self.journals[migration_id]
-
-    def _look_at(self, found: Mapping[str, Migration]) -> None:
-        """Begin a new view."""
         routes: dict[str, Route] = {}
         for migration in sorted(found.values(), key=lambda m: (m.phase not in ENDED, m.generation)):
             if migration.phase in (Phase.PREPARING, Phase.ABORTED):
                 continue
-            route = Route.of(migration, self.pins, stepped_back=migration.id in self.steps)
+            route = Route.of(migration, self.pins)
             routes.update(dict.fromkeys(migration.names, route))
         self.retired.append(self.view)
         timed = any(m.phase in JOURNALLED for m in found.values())
         self.view = View(self.view.serial + 1, routes, found, timed=timed)
+        for migration_id in [i for i in self.journals if i not in found or found[i].phase not in KEEPS_JOURNAL]:
+            del self.journals[migration_id]
 
     def _suspect_unjournalled(self, found: Iterable[Migration]) -> None:
         """After a lapse: a call that is still under way may have written what a new journal has not noted."""
