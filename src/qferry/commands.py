@@ -34,7 +34,7 @@ from qferry.flows.leftovers import Leftover
 from qferry.flows.parity import QUERIES
 from qferry.flows.restore import restore
 from qferry.flows.settle import drain_well
-from qferry.flows.verify import GREEN_TIMEOUT_S, Verification
+from qferry.flows.verify import DESCRIBED, GREEN_TIMEOUT_S, Verification
 from qferry.flows.verify import verify as verify_flow
 from qferry.naming import CollectionNaming, Proposal
 from qferry.preflight import rights
@@ -43,6 +43,7 @@ from qferry.preflight.look import look
 from qferry.preflight.report import Forecast
 from qferry.protocol.canary import Tolerance
 from qferry.protocol.checklist import PROOFS, Metric, Seen, checklist
+from qferry.protocol.comparison import Comparison
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, out_of_order
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Strategy, WritePolicy, Writer
 from qferry.protocol.shadow import Totals, total
@@ -130,6 +131,7 @@ class Status:
     target_status: str | None
     checklist: tuple[Metric, ...]
     shadow: Totals | None = None  # what shadow reads have found since they were asked for; None: they are not
+    comparison: Comparison | None = None  # what the last verification has compared, and what differed
 
 
 @dataclass(frozen=True)
@@ -392,21 +394,25 @@ def verify(
     source: str | None = None,
     *,
     repair: bool = False,
+    again: bool = False,
     queries: int = QUERIES,
     green_timeout_s: float = GREEN_TIMEOUT_S,
+    describe: int = DESCRIBED,
     dask: str | None = None,
     limits: Mapping[str, Any] | None = None,
     report: Reporter = lambda _: None,
 ) -> Verification:
     """
-    Compare both sides completely, then searches on them.
+    Compare both sides completely, then searches on them; goes on where an interrupted one stopped, if that is sound.
 
     Args:
         connection: The servers.
         source: The migration.
         repair: Whether to make the target equal where it is not.
+        again: Of the points, compare only those that differed the last time, if that is sound; otherwise all of them.
         queries: How many points to search with, for each vector; 0: none, and `switch` is refused then.
         green_timeout_s: How long to wait for the target's indexes, before searches are compared.
+        describe: Of how many points to tell how they differ.
         dask: As for `backfill`.
         limits: As for `throttle`.
         report: Receives progress.
@@ -417,7 +423,11 @@ def verify(
             raise out_of_order(co.migration.phase, "qferry verify")
         if limits:
             yield from co.save(_limits(limits))
-        return (yield from verify_flow(co, mend=repair, queries=queries, green_timeout_s=green_timeout_s))
+        return (
+            yield from verify_flow(
+                co, mend=repair, again=again, queries=queries, green_timeout_s=green_timeout_s, describe=describe
+            )
+        )
 
     return _coordinate(connection, source, flow, report, by_pages=True, dask=dask)[0]
 
@@ -655,9 +665,10 @@ def _status_of(m: Migration, naming: CollectionNaming) -> Flow[Status]:
     state = (yield wire.info(m.target_url, m.target))["status"] if theirs is not None else None
     concerned = tuple(w for w in writers if m.id in w.seen) if m.phase not in ENDED else ()
     shadow = total([w.shadow[m.id] for w in writers if m.id in w.shadow], m.shadow_since) if m.shadow_percent else None
+    comparison = yield from records.read_comparison(m)
     proofs = yield from records.events(m.id, PROOFS)
     metrics = checklist(m, Seen(concerned, ours, theirs, proofs, _is_old(naming, m.target), shadow))
-    return Status(m, concerned, debt or 0, ours, theirs, state, metrics, shadow)
+    return Status(m, concerned, debt or 0, ours, theirs, state, metrics, shadow, comparison)
 
 
 def _is_old(naming: CollectionNaming, target: str) -> bool:

@@ -7,6 +7,7 @@ from rich.console import Console, RenderableType
 
 from qferry.cli import render, shapes
 from qferry.commands import HistoryLine, Status, Survey
+from qferry.flows.differences import Difference
 from qferry.flows.verify import Check, Verification
 from qferry.protocol.phases import Phase
 from qferry.protocol.records import Migration, Pins, Writer
@@ -128,9 +129,11 @@ def test_nothing_to_show_is_said() -> None:
 def test_twenty_differing_ids_are_shown_and_the_rest_counted() -> None:
     """A long list of differences is cut for people, and says so."""
     failed = Check("every point", passed=False, detail="23 differ")
-    text = printed(render.verification(Verification((failed,), 100, tuple(range(100, 123)), 0, 1.0), "old"))
-    assert "100, 101" in text
-    assert "119 and 3 more" in text
+    differences = tuple(Difference(i, ("payload field n", "vector"), {}, {}) for i in range(100, 122))
+    found = Verification((failed,), 99, tuple(range(100, 123)), 0, 1.0, differences)
+    text = printed(render.verification(found, "old"))
+    assert "\n  100: payload field n, vector\n  101: " in text
+    assert "\n  119: payload field n, vector\n  and 3 more (--export lists all)\n" in text
     assert "120" not in text
 
 

@@ -86,7 +86,8 @@ class Sent:
         """Whether it writes, reads or removes the plan of a copy, or removes another record."""
         if not isinstance(self.effect, Request) or CONTROL_COLLECTION not in self.effect.path.split("/"):
             return False
-        writes_plan = self.effect.op == "upsert" and self.effect.body["points"][0]["payload"].get("kind") == "plan"
+        kind = self.effect.body["points"][0]["payload"].get("kind") if self.effect.op == "upsert" else ""
+        writes_plan = kind in ("plan", "comparison")
         return writes_plan or self.effect.op in ("retrieve", "delete")
 
     @cached_property

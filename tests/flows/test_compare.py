@@ -9,10 +9,12 @@ from playing import MIGRATION, Play
 
 from qferry.errors import Unreachable
 from qferry.flows import compare
-from qferry.flows.compare import JsonDigests, Piece, as_digests, every_point
+from qferry.flows.compare import JsonDigests, Piece, Progress, as_digests, every_point, ranges
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Await, Begin, Call, Flow, Outcome, Request, Room
 from qferry.flows.settle import same
+from qferry.protocol.comparison import Comparison
+from qferry.protocol.records import Migration
 from qferry.transfer.digest import DigestPage
 from qferry.transfer.fidelity import stored
 
@@ -82,6 +84,14 @@ class Still(Coordinator):
         yield from ()
 
 
+def compared(migration: Migration) -> Flow[tuple[int, list[Any], bool]]:
+    """Compare everything; returns how many points there are, those that differ, and whether it got through."""
+    co = Still(migration, "me", "me")
+    progress = Progress(co, Comparison("", "", (), (yield from ranges(migration))))
+    complete = yield from every_point(co, progress)
+    return progress.known.plan.copied, progress.known.ids, complete
+
+
 def unequal(source: Points, target: Points) -> set[int]:
     """Return the ids that must be found."""
     return {i for i in {*source, *target} if source.get(i) != target.get(i)}
@@ -103,7 +113,7 @@ def test_every_difference_is_found_and_nothing_else(source: Points, target: Poin
     """Whatever one side has and the other lacks, at the ends of pages, pieces and ranges too."""
     migration = MIGRATION.with_changes({"expected_points": len(source)})
     play = Working(sides(source, target))
-    seen, differing, complete = play.run(every_point(Still(migration, "me", "me")))
+    seen, differing, complete = play.run(compared(migration))
     assert (seen, complete) == (len(source), True)
     assert sorted(differing) == sorted(unequal(source, target))
 
@@ -117,9 +127,9 @@ def test_a_range_is_compared_and_nothing_beyond_it(
     found: list[int] = []
     seen, at, done = 0, start, start is not None and end is not None and start >= end
     while not done:
-        compared = play.run(Piece(MIGRATION, at, end, 3).flow())
-        found += compared.differing
-        seen, at, done = seen + compared.points, compared.following, compared.done
+        piece = play.run(Piece(MIGRATION, at, end, 3).flow())
+        found += piece.differing
+        seen, at, done = seen + piece.points, piece.following, piece.done
     inside = [i for i in range(31) if (start is None or i >= start) and (end is None or i < end)]
     if start is None or end is None or start < end:
         assert sorted(found) == [i for i in inside if i in unequal(source, target)]
@@ -131,7 +141,7 @@ def test_a_lost_worker_s_piece_is_begun_anew() -> None:
     source = dict.fromkeys(range(20), 0)
     play = Working(sides(source, {**source, 7: 1}), lose=2)
     migration = MIGRATION.with_changes({"expected_points": 20})
-    assert play.run(every_point(Still(migration, "me", "me"))) == (20, [7], True)
+    assert play.run(compared(migration)) == (20, [7], True)
 
 
 def test_a_worker_lost_with_all_of_its_pieces_is_lost_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +158,7 @@ def test_a_worker_lost_with_all_of_its_pieces_is_lost_once(monkeypatch: pytest.M
     source = dict.fromkeys(range(20), 0)
     migration = MIGRATION.with_changes({"expected_points": 20})
     play = LostAtOnce(sides(source, source), lose=1)
-    assert play.run(every_point(Still(migration, "me", "me"))) == (20, [], True)
+    assert play.run(compared(migration)) == (20, [], True)
 
 
 def test_workers_that_are_lost_time_and_again_end_the_comparison() -> None:
@@ -156,7 +166,7 @@ def test_workers_that_are_lost_time_and_again_end_the_comparison() -> None:
     play = Working(sides(dict.fromkeys(range(20), 0), {}), lose=100)
     migration = MIGRATION.with_changes({"expected_points": 20})
     with pytest.raises(Unreachable, match="lost"):
-        play.run(every_point(Still(migration, "me", "me")))
+        play.run(compared(migration))
 
 
 @pytest.mark.parametrize("limits", [{}, {"max_points_per_s": 1000}])
@@ -166,7 +176,7 @@ def test_no_room_is_waited_for(limits: dict[str, Any]) -> None:
     play = Working(sides(source, source))
     play.without_room = 3
     migration = MIGRATION.with_changes({"expected_points": 20, **limits})
-    assert play.run(every_point(Still(migration, "me", "me"))) == (20, [], True)
+    assert play.run(compared(migration)) == (20, [], True)
 
 
 def test_a_target_on_a_cluster_is_compared_by_the_coordinator_itself() -> None:
@@ -174,7 +184,7 @@ def test_a_target_on_a_cluster_is_compared_by_the_coordinator_itself() -> None:
     source = dict.fromkeys(range(20), 0)
     play = Working(sides(source, source))
     migration = MIGRATION.with_changes({"expected_points": 20, "overrides": {"replication_factor": 2}})
-    assert play.run(every_point(Still(migration, "me", "me"))) == (20, [], True)
+    assert play.run(compared(migration)) == (20, [], True)
     assert play.pieces == []
 
 
@@ -183,7 +193,7 @@ def test_too_many_differences_end_it_early(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(compare, "DIFFERENCES_MAX", 3)
     play = Working(sides(dict.fromkeys(range(40), 0), {}))
     migration = MIGRATION.with_changes({"expected_points": 40})
-    seen, differing, complete = play.run(every_point(Still(migration, "me", "me")))
+    seen, differing, complete = play.run(compared(migration))
     assert len(differing) > 3
     assert (seen < 40, complete) == (True, False)
 

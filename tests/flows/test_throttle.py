@@ -7,12 +7,14 @@ import pytest
 from playing import MIGRATION, Play
 
 from qferry.errors import Rejected
-from qferry.flows.compare import Piece as Comparison
-from qferry.flows.compare import every_point
+from qferry.flows.compare import Piece as ComparedPiece
+from qferry.flows.compare import Progress, every_point
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.copy import Piece
 from qferry.flows.effects import Call, Request, Sleep
 from qferry.flows.throttle import LOOK_S, Share, Throttle, memory_share, page_points
+from qferry.protocol.comparison import Comparison
+from qferry.protocol.ranges import Plan
 from qferry.protocol.records import CLAIM_S, Pins, Writer
 from qferry.protocol.throttle import INF, Pace
 
@@ -184,7 +186,7 @@ def test_a_piece_of_work_keeps_its_pace(kind: str) -> None:
     piece = (
         Piece("a", "", "fence", None, None, 1000, page_points=100, points_per_s=40.0)
         if kind == "copy"
-        else Comparison(MIGRATION, None, None, 1000, points_per_s=40.0)
+        else ComparedPiece(MIGRATION, None, None, 1000, points_per_s=40.0)
     )
     done: Any = play.run(piece.flow())
     reads = [e.body["limit"] for e in play.sent if isinstance(e, Request) and e.op.startswith("read")]
@@ -198,7 +200,8 @@ def test_nothing_begins_while_it_stands_still() -> None:
     """A comparison waits, and keeps its claim."""
     server = Server(paused=True)
     play = Play(server)
-    flow = every_point(Coordinator(server.record, "me", "me"))
+    co = Coordinator(server.record, "me", "me")
+    flow = every_point(co, Progress(co, Comparison("", "", (), Plan.of([(None, None)]))))
     value: Any = None
     slept = 0
     while slept < 5:

@@ -29,6 +29,8 @@ ACK_TIMEOUT_S = 10.0
 HOME_URL = "http://home"
 # In so many runs somebody limits how fast copies and comparisons may go, and changes their mind again and again.
 _THROTTLED = 0.2
+# So many verifications look again only at what differed, where they may.
+_AGAIN = 0.5
 _UNLIMITED = {"max_points_per_s": 0, "max_latency_ms": 0, "paused": False}
 _LIMITS = (
     {"paused": True},
@@ -132,6 +134,7 @@ class Operator:
         self._patience_s = 0.0  # after a failure it looks again a little later
         self._random = random.Random(f"{world.seed} operator")
         self._moody = random.Random(f"{world.seed} limits")
+        self._hasty = random.Random(f"{world.seed} again")
         if self._moody.random() < _THROTTLED:
             world.after(0.0, self._limit)
 
@@ -215,7 +218,8 @@ class Operator:
         proven = m.verified is not None and m.searches_proven and not m.suspicions and not self._repair_first
         if m.phase in (Phase.COPIED, Phase.SWITCHED) and goal.what != "rollback" and not proven:
             self._repair_first = False
-            return "verify", _claimed(m, lambda co: verify(co, mend=True))
+            again = self._hasty.random() < _AGAIN
+            return "verify", _claimed(m, lambda co: verify(co, mend=True, again=again))
         commands: dict[str, Callable[[Coordinator], Flow[Any]]] = {
             "switch": lambda co: lifecycle.switch(co, goal.percent),
             "rollback": lifecycle.rollback,

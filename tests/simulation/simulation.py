@@ -37,6 +37,7 @@ _SMALL = (
     (compare, "RANGE_POINTS", 2),
     (compare, "PIECE_POINTS", 3),
     (compare, "OWN_PIECE_POINTS", 3),
+    (compare, "SAVE_S", 0.0),
     (copy, "RANGE_POINTS", 2),
     (copy, "PIECE_POINTS", 3),
     (copy, "OWN_PIECE_POINTS", 3),

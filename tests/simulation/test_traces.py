@@ -18,14 +18,25 @@ import pytest
 from qdrant_client import models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
+from qferry.control import records
 from qferry.errors import Conflict, LeaseLost, Refused, TargetWriteFailed, Unreachable
-from qferry.flows import lifecycle, routed, write
+from qferry.flows import compare, lifecycle, routed, write
 from qferry.flows.coordinator import LANDING_S, Coordinator, claim
 from qferry.flows.effects import Call, Effect, Flow, Fresh, NewId, Now, Outcome, Request, Sleep, Today, Together
 from qferry.flows.heartbeat import beat
 from qferry.flows.verify import Verification, verify
 from qferry.protocol.phases import Phase
-from qferry.protocol.records import CLAIM_S, HOME, LEASE_MARGIN_S, LEASE_S, Migration, Pins, Strategy, WritePolicy
+from qferry.protocol.records import (
+    CLAIM_S,
+    CONTROL_COLLECTION,
+    HOME,
+    LEASE_MARGIN_S,
+    LEASE_S,
+    Migration,
+    Pins,
+    Strategy,
+    WritePolicy,
+)
 from qferry.protocol.session import GRACE_S, Session
 
 from .application import SOURCE, TARGET
@@ -870,3 +881,115 @@ def test_coordinator_that_was_overtaken_opens_no_door() -> None:
         assert stage.payload(TARGET, 9) == {"v": 200}
         if last:
             break
+
+
+def records_progress(points: int) -> Meets:
+    """Effects that record that so many points have been compared."""
+
+    def meets(effect: Effect) -> bool:
+        if not (isinstance(effect, Request) and effect.op == "upsert" and is_to(effect, CONTROL_COLLECTION)):
+            return False
+        payload = effect.body["points"][0]["payload"]
+        return payload["kind"] == "comparison" and sum(copied for _, _, copied, _ in payload["ranges"]) == points
+
+    return meets
+
+
+@pytest.fixture
+def point_by_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare one point after the other, and record each."""
+    monkeypatch.setattr(compare, "PAGE_POINTS", 1)
+    monkeypatch.setattr(compare, "OWN_PIECE_POINTS", 1)
+    monkeypatch.setattr(compare, "SAVE_S", 0.0)
+
+
+@pytest.mark.usefixtures("point_by_point")
+@pytest.mark.parametrize("lost", [True, False])
+def test_point_lost_behind_an_interrupted_comparison_is_found(lost: bool) -> None:
+    """
+    C1 has compared point 1 and dies.  W writes it on the source alone; if it dies then, nobody remembers.
+
+    C2 goes on with point 2.  If W lives, the point is in its journal; if not, W is suspected, and only a comparison of
+    everything that begins after that may clear it.
+    """
+    stage = Stage(Phase.COPIED)
+    w = Client(stage, "W")
+    dying = stage.command(verify)
+    dying.until(records_progress(1))
+    dying.step()
+    dying.kill()
+    upsert = w.upsert(1, 10)
+    upsert.until(lambda effect: is_to(effect, SOURCE))
+    upsert.land(SOURCE)
+    if lost:
+        upsert.kill()
+        w.heart.kill()
+    else:
+        upsert.stopped = False
+    found = stage.command(verify).end()
+    detail = {check.name: check.detail for check in found.checks}["every point"]
+    assert found.differing == ((1,) if lost else ())
+    assert found.passed is not lost
+    assert ("because a suspicion has been raised since" if lost else "by more than one command") in detail
+    if lost:
+        assert stage.migration.verified is None
+        assert stage.migration.suspicions
+        again = stage.command(lambda co: verify(co, mend=True, again=True)).end()
+        assert again.passed
+        assert again.repaired == 1
+        assert stage.migration.suspicions == ()
+    assert stage.payload(TARGET, 1) == {"v": 10}
+
+
+@pytest.mark.usefixtures("point_by_point")
+def test_progress_of_a_coordinator_that_was_overtaken_is_nobody_s() -> None:
+    """
+    C1 is stopped when it is about to record that it has compared point 1.  C2 takes over, and compares everything.
+
+    C1's record arrives then; what is known of the comparison is what C2 has found.
+    """
+    stage = Stage(Phase.COPIED)
+    Client(stage, "W")
+    overtaken = stage.command(verify)
+    overtaken.until(records_progress(1))
+    stage.put(TARGET, 3, 33)
+    assert stage.command(verify).end().differing == (3,)
+    named = stage.migration.comparison
+    overtaken.stopped = False
+    with pytest.raises(Conflict):
+        overtaken.end()
+    assert stage.migration.comparison == named
+    assert stage.at_once(records.read_comparison(stage.migration)).ids == [3]
+
+
+@pytest.mark.usefixtures("point_by_point")
+def test_request_that_lands_behind_a_wait_for_another_is_no_part_of_what_was_waited_for() -> None:
+    """
+    V has vanished.  C1 waits until nothing of V can land, then hears of W, and compares; W's request lands behind that.
+
+    So the comparison rests on V's suspicion alone, and with W's C2 begins anew.
+    """
+    stage = Stage(Phase.COPIED)
+    v, w = Client(stage, "V"), Client(stage, "W")
+    v.heart.kill()
+    dying = stage.command(verify)
+    dying.until(lambda effect: isinstance(effect, Sleep) and effect.seconds == GRACE_S)
+    upsert = w.upsert(1, 10)
+    upsert.until(lambda effect: is_to(effect, SOURCE))
+    w.heart.kill()
+    dying.until(lambda effect: not isinstance(effect, Sleep))
+    stage.at_once(_buried(stage, w))
+    dying.until(records_progress(1))
+    dying.step()
+    dying.kill()
+    upsert.land(SOURCE)
+    record = stage.at_once(records.read_comparison(stage.migration))
+    assert (len(record.suspicions), len(stage.migration.suspicions)) == (1, 2)
+    assert stage.command(verify).end().differing == (1,)
+
+
+def _buried(stage: Stage, client: Client) -> Flow[None]:
+    """What a coordinator does that hears in the middle of a command of a writer that has vanished."""
+    m = stage.migration
+    yield records.change_migration(m.id, m.claim, {"suspicions": [*m.suspicions, f"{client.session.host} vanished"]})
+    yield records.forget(client.session.writer_id)

@@ -12,6 +12,7 @@ import typer
 from qferry import commands
 from qferry.cli import ask, log_lines, options, output, render, shapes
 from qferry.cli.demo import demo
+from qferry.cli.export import STDOUT, exporting
 from qferry.cli.mcp import mcp
 from qferry.cli.metrics import metrics
 from qferry.cli.options import Context, NewSource, NewTarget, Source, Way, verb
@@ -21,7 +22,7 @@ from qferry.cli.watch import watch as watched
 from qferry.commands import DEFAULT_SAFETY_DAYS
 from qferry.errors import FerryError
 from qferry.flows.parity import QUERIES
-from qferry.flows.verify import GREEN_TIMEOUT_S
+from qferry.flows.verify import DESCRIBED, GREEN_TIMEOUT_S
 from qferry.protocol.records import WritePolicy
 
 ACK_TIMEOUT_S = 60.0
@@ -116,6 +117,8 @@ def verify(
     context: Context,
     source: Source = None,
     repair: Annotated[bool, typer.Option("--repair", help="Make the target equal where it is not.")] = False,
+    again: options.Again = False,
+    export: options.Export = None,
     queries: options.Queries = QUERIES,
     green_timeout: options.GreenTimeout = GREEN_TIMEOUT_S,
     dask: options.Dask = None,
@@ -125,18 +128,22 @@ def verify(
 ) -> Answer:
     """Compare both sides: configuration, indexes, counts, every point bit by bit, and what searches find."""
     limits = options.limits(max_points_per_s, max_latency_ms, quiet_hours)
-    with context.progress() as report:
+    with exporting(export, as_json=context.as_json) as write, context.progress() as report:
         found = commands.verify(
             context.connection,
             source,
             repair=repair,
+            again=again,
             queries=queries,
             green_timeout_s=green_timeout,
+            describe=DESCRIBED if export is None else sys.maxsize,
             dask=dask,
             limits=limits,
             report=report,
         )
-    return Answer(plain(found), render.verification(found, source or ""), ok=found.passed)
+        write(found.differences)
+    picture = render.verification(found, source or "")
+    return Answer(plain(found), picture, ok=found.passed, beside=export == STDOUT)
 
 
 @app.command()

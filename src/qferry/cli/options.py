@@ -232,6 +232,22 @@ Queries = Annotated[
         help="How many points to search with, for each vector; 0: compare no searches, and `switch` is refused then.",
     ),
 ]
+Again = Annotated[
+    bool,
+    typer.Option(
+        "--again",
+        help="Of the points, compare only those that differed the last time, where that is sound; otherwise all.",
+    ),
+]
+Export = Annotated[
+    str | None,
+    typer.Option(
+        "--export",
+        metavar="FILE",
+        show_default=False,
+        help="Write every point that differs, and in what, to this file, a JSON object a line; -: to stdout.",
+    ),
+]
 Dask = Annotated[
     str | None,
     typer.Option(

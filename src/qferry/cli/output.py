@@ -37,11 +37,13 @@ class Answer:
         data: The JSON object, without `ok`.
         picture: The same for people.
         ok: Whether it is done: exit code 0 rather than 1.
+        beside: Whether stdout has carried something else, so that the picture goes to stderr.
     """
 
     data: Mapping[str, Any]
     picture: RenderableType
     ok: bool = True
+    beside: bool = False
 
 
 class Stop(Exception):
@@ -106,7 +108,7 @@ def write_answer(answer: Answer, *, as_json: bool) -> int:
     if as_json:
         _write_json({"ok": answer.ok, **answer.data})
     else:
-        stdout().print(answer.picture, crop=False)
+        (stderr() if answer.beside else stdout()).print(answer.picture, crop=False)
     return DONE if answer.ok else FAILED
 
 

@@ -300,10 +300,16 @@ def verification(found: Verification, source: str) -> RenderableType:
     again = then("abort {}, then start again" if failed == {"configuration"} else "verify {} --repair", source)
     if not found.differing:
         return Group(table, again)
-    shown = ", ".join(str(point) for point in found.differing[:IDS_SHOWN])
-    more = len(found.differing) - IDS_SHOWN
-    ids = f"Differing: {shown}" + (f" and {more:,} more (--json lists all)" if more > 0 else "")
-    return Group(table, Text(ids, style="red"), again)
+    what = {difference.id: difference.what for difference in found.differences}
+    rows = [(point, what.get(point, ())) for point in found.differing[:IDS_SHOWN]]
+    return Group(table, *_differing(rows, len(found.differing), "--export lists all"), again)
+
+
+def _differing(rows: Sequence[tuple[object, Sequence[str]]], total: int, rest: str) -> list[RenderableType]:
+    """Points that differ, and in what."""
+    shown = "\n".join(f"  {point}{': ' if what else ''}{', '.join(what)}" for point, what in rows[:IDS_SHOWN])
+    more = f"\n  and {total - IDS_SHOWN:,} more ({rest})" if total > IDS_SHOWN else ""
+    return [Text(f"Differing:\n{shown}{more}", style="red")]
 
 
 def ran(result: Ran) -> RenderableType:
@@ -354,11 +360,14 @@ def status(found: Status) -> RenderableType:
     if found.writers:
         parts.append(_writers(found))
     shadow = {"shadow reads": _shadow(m, found.shadow)} if found.shadow is not None else {}
-    facts = {"journal": f"{found.debt:,} points to check", "evidence": _evidence(m), **shadow, **_coordinator(m)}
+    facts = {"journal": f"{found.debt:,} points to check", "evidence": _evidence(found), **shadow, **_coordinator(m)}
     parts.append(_facts(facts))
     if m.stepped_back:
         parts.append(Text(f"Readers stepped back to the source: {m.stepped_back}", style="red"))
     parts += [Text(f"Suspect: {reason}", style="red") for reason in m.suspicions]
+    if found.comparison is not None and found.comparison.ended_at and found.comparison.differing:
+        comparison = found.comparison
+        parts += _differing(comparison.differing, comparison.total, "--json lists them")
     if found.checklist:
         parts.append(_checklist(found.checklist))
     parts.append(Text.assemble(("Next: ", "dim"), (next_step(m), "cyan")))
@@ -447,10 +456,19 @@ def _writers(found: Status) -> Table:
     return table
 
 
-def _evidence(m: Migration) -> str:
+def _evidence(found: Status) -> str:
+    m = found.migration
     if m.verified is None:
-        return "not verified"
+        known = found.comparison
+        if known is None or known.ended_at:
+            return "not verified"
+        return f"not verified; a comparison begun {known.began_at} has come to {known.plan.copied:,} points"
     points = f", {m.verified['points']:,} points" if "points" in m.verified else ""
+    if "since" in m.verified:
+        points += f", compared since {m.verified['since']}"
+    if "again" in m.verified:
+        again = m.verified["again"]
+        points += f", those {again['points']:,} that had differed again {again['at']}"
     searches = "searches compared" if proven(m) else "searches not proven"
     return f"verified {m.verified.get('at', '')}{points}, {searches}"
 

@@ -38,6 +38,7 @@ def status_data(status: Status) -> dict[str, Any]:
         "debt": status.debt,
         "verified": m.verified,
         "parity": m.parity,
+        "comparison": comparison_data(status),
         "suspicions": m.suspicions,
         "source_points": status.source_points,
         "target_points": status.target_points,
@@ -68,6 +69,22 @@ def shadow_data(m: Migration, found: Totals) -> dict[str, Any]:
         "errors": found.errors,
         "dropped": found.dropped,
         "worse": found.worse(m.canary_max_errors_percent) or None,
+    }
+
+
+def comparison_data(status: Status) -> dict[str, Any] | None:
+    """What the last verification has compared, and what differed."""
+    known = status.comparison
+    if known is None:
+        return None
+    return {
+        "began_at": known.began_at,
+        "ended_at": known.ended_at or None,
+        "points": known.plan.copied,
+        "ranges": len(known.plan.stretches),
+        "ranges_left": len(known.plan.left),
+        "differing": known.total,
+        "differences": [{"id": i, "what": list(what)} for i, what in known.differing],
     }
 
 

@@ -1,7 +1,8 @@
 """
 Records in the control collection: how they are found, written and claimed.
 
-The control collection has no vectors.  A point's payload is a record (`kind`: migration, writer, event, settled).
+The control collection has no vectors.  A point's payload is a record (`kind`: migration, writer, event, plan,
+comparison, settled).
 Nothing here deletes a migration's record: after cleanup it is what leads the old name to the new collection.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 from qferry.control import wire
 from qferry.errors import Conflict, Rejected
 from qferry.flows.effects import Flow, Json, Request
+from qferry.protocol.comparison import Comparison
 from qferry.protocol.phases import Phase
 from qferry.protocol.ranges import Plan
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Writer
@@ -161,6 +163,12 @@ def read_plan(plan_id: str) -> Flow[Plan | None]:
 def step_event(migration: Migration) -> str:
     """The id of the line of history that tells of readers who stepped back: there is one at most for each epoch."""
     return str(uuid.uuid5(_NAMESPACE, f"{migration.id} {migration.epoch} stepped back"))
+
+
+def read_comparison(m: Migration) -> Flow[Comparison | None]:
+    """The last comparison of every point; None if there is none."""
+    found = (yield wire.retrieve(HOME, CONTROL_COLLECTION, [m.comparison], vector=False)) if m.comparison else []
+    return Comparison.from_payload(found[0]["payload"]) if found else None
 
 
 def put_event(event_id: str, payload: Mapping[str, Any]) -> Request:

@@ -4,28 +4,33 @@ Comparing every point of both sides, range by range; reads only.
 Both sides are read in the order of their ids and merged.  Several ranges are compared at once, each piece by a worker
 of its own; one that was lost is begun anew.  On a cluster every read must go through the coordinator's own flow
 (flows/cluster.py), one piece after the other.
+
+How far each range has come is recorded, so that a verification that was interrupted is gone on with, where that is
+sound (protocol/comparison.py, docs/adr/0017).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 import orjson
 
-from qferry.control import wire
+from qferry.control import records, wire
 from qferry.errors import RemoteFailure
 from qferry.flows.configuration import is_replicated
 from qferry.flows.coordinator import Coordinator
-from qferry.flows.effects import Await, Begin, Flow, Now, Outcome, Report, Room, Sleep, Together
+from qferry.flows.effects import Await, Begin, Flow, NewId, Now, Outcome, Report, Room, Sleep, Together
 from qferry.flows.ranges import carried_out_here, drawn
 from qferry.flows.settle import check, content, dumped
 from qferry.flows.throttle import PIECE_S, Share, Throttle, keep_pace, page_points
+from qferry.protocol.comparison import KEPT_MAX, Comparison
 from qferry.protocol.journal import PointId
 from qferry.protocol.phases import Side
 from qferry.protocol.ranges import Plan, position
-from qferry.protocol.records import Migration
+from qferry.protocol.records import Migration, dashed
 from qferry.protocol.throttle import INF
 from qferry.transfer.fidelity import settled_payload
 
@@ -40,6 +45,8 @@ DIFFERENCES_MAX = 200_000
 # A worker may be lost, or a server not answer, so many times in a row.
 FAILURES_MAX = 3
 LOOK_S = 1.0
+# How often progress is recorded: so much is compared again after an interruption.
+SAVE_S = 2.0
 
 
 class Digests(Protocol):
@@ -177,21 +184,70 @@ def _unequal(source: Digests, target: Digests) -> list[PointId]:
     return [i for i in unequal if i not in ours or i not in theirs or not source.same(ours[i], theirs[i])]
 
 
-def every_point(co: Coordinator) -> Flow[tuple[int, list[PointId], bool]]:
+@dataclass
+class Progress:
     """
-    Compare all points; returns how many, the ids that differ at a first look, and whether it got through.
+    A comparison under way, and its record.
+
+    Args:
+        co: The coordinator that holds the claim.
+        known: How far it has come.
+        record: The record's id; empty: there is none.
+    """
+
+    co: Coordinator
+    known: Comparison
+    record: str = ""
+    _saved_at: float = -inf
+
+    def keep(self) -> Flow[None]:
+        """Record it, instead of what was recorded before, under a name that nobody else writes to."""
+        old, token = self.co.migration.comparison, (yield NewId())
+        self.record = dashed(token)
+        # An overtaken coordinator goes on writing to the record it has made; no migration names that any more.
+        yield from self._put()
+        yield from self.co.save({"comparison": self.record})
+        if old:
+            yield records.forget(old)
+
+    def save(self) -> Flow[None]:
+        """Record how far it has come, now and then: after it was compared, and with all that was found there."""
+        now: float = yield Now()
+        if self.record and now - self._saved_at >= SAVE_S and self.known.total <= KEPT_MAX:
+            self._saved_at = now
+            yield from self._put()
+
+    def end(self, known: Comparison) -> Flow[None]:
+        """Record what has come of it."""
+        self.known = known
+        yield from self._put()
+
+    def _put(self) -> Flow[None]:
+        yield records.put(self.record, self.known.to_payload(self.co.migration.id))
+
+
+def ranges(m: Migration) -> Flow[Plan]:
+    """The ranges of a new comparison."""
+    most = 1 if is_replicated(m.overrides) else min(RANGES_MAX, m.expected_points // RANGE_POINTS)
+    return (yield from drawn(m, most))
+
+
+def every_point(co: Coordinator, progress: Progress) -> Flow[bool]:
+    """
+    Compare all points that are left to compare; `progress` has what differs at a first look.
+
+    Returns:
+        Whether it got through; it ends early where very many points differ.
 
     Raises:
         RemoteFailure: A side could not be read, time and again.
     """
     m = co.migration
     alone = is_replicated(m.overrides)
-    plan = yield from drawn(m, 1 if alone else min(RANGES_MAX, m.expected_points // RANGE_POINTS))
-    differing: list[PointId] = []
     running: dict[int, int] = {}
     failures = 0
     throttle = Throttle(co, only_reads=True)
-    while plan.left and len(differing) <= DIFFERENCES_MAX:
+    while (plan := progress.known.plan).left and progress.known.total <= DIFFERENCES_MAX:
         pace = yield from throttle.look(plan.copied)
         idle = [n for n in plan.left if n not in running.values()] if not pace.stands_still else []
         ended: list[tuple[int, Outcome]] = []
@@ -217,12 +273,14 @@ def every_point(co: Coordinator) -> Flow[tuple[int, list[PointId], bool]]:
                 continue
             compared: Compared = outcome.result()
             failures = 0
-            differing += compared.differing
-            plan = plan.advanced(n, compared.points, compared.following, done=compared.done)
-        yield Report("verify", plan.copied, max(plan.copied, m.expected_points), str(pace) or "comparing every point")
+            advanced = progress.known.advanced(n, compared.points, compared.following, done=compared.done)
+            progress.known = advanced.with_differing(compared.differing)
+        copied = progress.known.plan.copied
+        yield Report("verify", copied, max(copied, m.expected_points), str(pace) or "comparing every point")
+        yield from progress.save()
         yield from co.stay()
     co.pace = ""
-    return plan.copied, differing, not plan.left
+    return not progress.known.plan.left
 
 
 def _piece(m: Migration, plan: Plan, number: int, share: Share) -> Piece:

@@ -530,7 +530,9 @@ def abort(co: Coordinator) -> Flow[None]:
 
 
 def dismantle(m: Migration) -> Flow[None]:
-    """Remove the journal and the markers that are left."""
+    """Remove the journal, what was compared, and the markers that are left."""
+    if m.comparison:
+        yield records.forget(m.comparison)
     yield from _delete_collection(HOME, m.journal_collection)
     for server, marker in ((HOME, m.marker(Side.SOURCE)), (m.target_url, m.marker(Side.TARGET))):
         listed = yield wire.aliases(server)

@@ -53,6 +53,11 @@ class Parity:
     detail: str
     evidence: Mapping[str, Any] | None
 
+    @property
+    def differs(self) -> bool:
+        """Whether exact searches find something else: then points differ that had been found equal."""
+        return any(group["differing"] for group in (self.evidence or {}).get("vectors", ()))
+
 
 @dataclass
 class _Group:

@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from qferry.commands import HistoryLine
 from qferry.flows.diagnosis import Finding
+from qferry.flows.differences import Difference
 from qferry.flows.verify import Check
 from qferry.protocol.checklist import Metric
 from qferry.protocol.throttle import Limits
@@ -67,6 +68,7 @@ class MigrationAnswer(TypedDict):
     debt: int
     verified: dict[str, Any] | None
     parity: dict[str, Any] | None
+    comparison: dict[str, Any] | None
     suspicions: list[str]
     source_points: int | None
     target_points: int | None
@@ -113,7 +115,7 @@ class ThrottleAnswer(TypedDict):
 
 
 class VerifyAnswer(TypedDict):
-    """What a verification found; `ok`: every check passed. Of the ids that differ, the first hundred."""
+    """What a verification found; `ok`: every check passed. Of what differs, the first hundred."""
 
     ok: bool
     checks: list[Check]
@@ -121,3 +123,4 @@ class VerifyAnswer(TypedDict):
     differing: list[int | str]
     repaired: int
     seconds: float
+    differences: list[Difference]

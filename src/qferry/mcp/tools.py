@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Annotated, Any, TypeAlias, cast
 
@@ -95,6 +95,10 @@ HoursOfTheDay: TypeAlias = Annotated[
 SafetyDays: TypeAlias = Annotated[
     float, Field(ge=0, le=SAFETY_DAYS_MAX, allow_inf_nan=False, description="For how long `cleanup` is refused.")
 ]
+Again: TypeAlias = Annotated[
+    bool,
+    Field(description="Of the points, compare only those that differed the last time, where sound; otherwise all."),
+]
 Queries: TypeAlias = Annotated[
     int,
     Field(ge=0, le=10_000, description="How many points to search with, for each vector; 0: `switch` is refused then."),
@@ -119,7 +123,12 @@ async def plan(
 async def status(ctx: Ctx, source: Source = None) -> StatusAnswer:
     """Show where all migrations stand, or one, and which tool comes next (`next`)."""
     found = await run(ctx, partial(commands.status, naming=operator(ctx).naming), source)
-    return cast("StatusAnswer", {"migrations": [shapes.status_data(one) for one in found]})
+    return cast("StatusAnswer", {"migrations": [_shortened(shapes.status_data(one)) for one in found]})
+
+
+def _shortened(data: dict[str, Any]) -> dict[str, Any]:
+    known = data["comparison"]
+    return data if known is None else {**data, "comparison": {**known, "differences": known["differences"][:IDS_MAX]}}
 
 
 async def history(ctx: Ctx, source: Source = None) -> HistoryAnswer:
@@ -227,6 +236,7 @@ async def verify(
     meant: Meant,
     answer: Annotated[ElicitationResult[Consent], Resolve(_to_verify)],
     source: Source = None,
+    again: Again = False,
     queries: Queries = QUERIES,
     green_timeout_s: Seconds = GREEN_TIMEOUT_S,
 ) -> VerifyAnswer:
@@ -236,7 +246,9 @@ async def verify(
     Searches are compared when every point is equal and the target has built its indexes. `switch` comes next.
     """
     name = await granted_for(ctx, meant, answer)
-    found = await run_at_length(ctx, commands.verify, name, queries=queries, green_timeout_s=green_timeout_s)
+    found = await run_at_length(
+        ctx, commands.verify, name, again=again, queries=queries, green_timeout_s=green_timeout_s
+    )
     return _verified(found)
 
 
@@ -251,19 +263,21 @@ async def repair(
     meant: Meant,
     answer: Annotated[ElicitationResult[Consent], Resolve(_to_repair)],
     source: Source = None,
+    again: Again = False,
     queries: Queries = QUERIES,
     green_timeout_s: Seconds = GREEN_TIMEOUT_S,
 ) -> VerifyAnswer:
     """As `verify`, and make the target equal to the source where it differs; also clears suspicions."""
     name = await granted_for(ctx, meant, answer)
     found = await run_at_length(
-        ctx, commands.verify, name, repair=True, queries=queries, green_timeout_s=green_timeout_s
+        ctx, commands.verify, name, repair=True, again=again, queries=queries, green_timeout_s=green_timeout_s
     )
     return _verified(found)
 
 
 def _verified(found: Verification) -> VerifyAnswer:
-    data = {"ok": found.passed, **asdict(found), "differing": found.differing[:IDS_MAX]}
+    short = replace(found, differing=found.differing[:IDS_MAX], differences=found.differences[:IDS_MAX])
+    data = {"ok": found.passed, **asdict(short)}
     return cast("VerifyAnswer", data)
 
 

@@ -84,6 +84,7 @@ class Migration:
         None  # evidence of the last clean full check; None: not, or no longer, verified
     )
     parity: Mapping[str, Any] | None = None  # what came of the last comparison of searches; None: there was none since
+    comparison: str = ""  # the record of the last comparison of every point, complete or not; empty: there is none
     mend: str = ""  # the alias through which writers bring a point that the target lacks, while readers see the target
     suspicions: tuple[str, ...] = ()  # reasons why only a full check may be trusted
     finished_at: str | None = None
