@@ -13,6 +13,7 @@ from qferry.protocol.checklist import (
     PROOFS,
     SEALED,
     SEARCHED,
+    STEPPED_BACK,
     VERIFIED,
     Metric,
     Seen,
@@ -128,6 +129,13 @@ def test_a_target_that_is_gone_or_has_a_legacy_name_fails() -> None:
     assert one("New collection", MIGRATION, target_points=None).state is State.FAILED
     finished = MIGRATION.with_changes({"phase": Phase.FINISHED})
     assert one("Single naming", finished, old_name=True).state is State.FAILED
+
+
+def test_what_users_met_stays_true_after_a_second_try() -> None:
+    """Readers who once had to step back were served late, whatever came later."""
+    event = {"what": STEPPED_BACK, "at": "4", "details": {"reason": "web-1: 404 ms"}}
+    found = one("Zero", MIGRATION, events=[*EVENTS, event])
+    assert (found.state, found.proof, found.at) == (State.FAILED, "readers stepped back: web-1: 404 ms", "4")
 
 
 def test_the_application_s_own_reads_count_as_searches_do() -> None:

@@ -23,9 +23,10 @@ COPIED, RESTORED = "copied", "restored from a snapshot"
 VERIFIED = "verified"
 SEARCHED, NOT_ALIKE = "searches compared", "search parity failed"
 ALL_SWITCHED = f"reads {ALL_READS} % on the target"
+STEPPED_BACK = "reads stepped back to the source"
 SEALED = "point of no return: the target is truth"
 DELETED = "source deleted"
-PROOFS = (DUAL_BEGAN, COPIED, RESTORED, VERIFIED, SEARCHED, NOT_ALIKE, ALL_SWITCHED, SEALED, DELETED)
+PROOFS = (DUAL_BEGAN, COPIED, RESTORED, VERIFIED, SEARCHED, NOT_ALIKE, ALL_SWITCHED, STEPPED_BACK, SEALED, DELETED)
 
 _BEFORE_DUAL = frozenset({Phase.PREPARING, Phase.ANNOUNCED, Phase.CAPTURING, Phase.STARTING})
 _GIVEN_UP = frozenset({Phase.ABORTING, Phase.ABORTED})
@@ -220,8 +221,11 @@ def _reads(m: Migration, seen: Seen) -> Iterator[Metric]:
         yield replace(found, proof=f"{found.proof}{also}")
 
     name = "Zero user-visible impact"
+    stepped = seen.last(STEPPED_BACK)
     if not begun:
         yield Metric(3, name, State.LATER)
+    elif stepped is not None:  # a later try may be fine; what users met before stays true
+        yield Metric(3, name, State.FAILED, f"readers stepped back: {stepped['details']['reason']}", stepped["at"])
     elif m.stepped_back:
         yield Metric(3, name, State.FAILED, m.stepped_back)
     else:
