@@ -21,9 +21,9 @@ READS_MAX = 2_000
 BAD_MIN = 2
 # The latency that must not be exceeded is the 95th percentile: so many reads may take longer.
 SLOW_PERCENT = 5.0
-# A target that has answered nothing for so long, while a read waits, does not answer; and once there is a limit of
-# latency, one that exceeds it, but not before this much time.  With a heartbeat before it is seen, and another one
-# until all readers are back, this makes less than five seconds.
+# A target that has answered nothing for so long, while a read waits, does not answer; with a limit of latency, for as
+# long as that, but this much at least.  With a heartbeat before it is seen, and another one until all readers are back,
+# this makes less than five seconds.
 SILENCE_S, SILENCE_MIN_S = 2.0, 1.0
 ALL_PERCENT = 100.0
 _PLACES = 1 << 64
