@@ -20,9 +20,22 @@ def phase(value: Phase, **changes: Any) -> Migration:
     return MIGRATION.with_changes({"phase": value, "epoch": 2, **changes})
 
 
-def answered(effect: Request | Call) -> str:
-    """Answer a call with the collection it went to."""
-    return effect.collection if isinstance(effect, Call) else ""
+SHARED = phase(Phase.SWITCHED, read_percent=100)
+
+
+def answered(effect: Request | Call) -> Any:
+    """Answer a call with the collection it went to, and a look at the record with one that is switched."""
+    return effect.collection if isinstance(effect, Call) else told(SHARED)
+
+
+def told(record: Migration) -> Any:
+    """Return the answer to a look at a record."""
+    return {"points": [{"payload": record.to_payload()}], "next_page_offset": None}
+
+
+def failing_target(effect: Request | Call) -> Any:
+    """Answer from the source alone."""
+    return RuntimeError("no") if answered(effect) == "b" else answered(effect)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +66,8 @@ def test_read_of_another_collection_is_left_alone() -> None:
 
 def test_read_falls_back_to_the_source_while_it_is_truth() -> None:
     """Whatever ails the target."""
-    play = Play(lambda effect: RuntimeError("no") if answered(effect) == "b" else "from a")
-    assert play.run(read(session(phase(Phase.SWITCHED, read_percent=100)), "count", "a", {})) == "from a"
+    play = Play(failing_target)
+    assert play.run(read(session(SHARED), "count", "a", {})) == "a"
 
 
 def test_read_does_not_fall_back_to_a_source_that_is_no_longer_truth() -> None:
@@ -194,14 +207,10 @@ def test_call_that_concerns_the_collection_itself_goes_to_the_truth(value: Phase
     assert Play(answered).run(on_truth(found, "create_snapshot", "b", {})) == side
 
 
-SHARED = phase(Phase.SWITCHED, read_percent=100)
-
-
 def test_read_that_the_source_answers_in_the_targets_place_is_an_error_of_the_target() -> None:
     """Its caller does not notice, but the client does."""
-    play = Play(lambda effect: RuntimeError("no") if answered(effect) == "b" else "from a")
-    found = session(SHARED)
-    assert play.run(read(found, "count", "a", {})) == "from a"
+    play, found = Play(failing_target), session(SHARED)
+    assert play.run(read(found, "count", "a", {})) == "a"
     watch = found.watches[SHARED.id]
     assert (list(watch.ended), watch.under_way) == ([(1.0, 0.0, True)], {})
 
@@ -241,3 +250,21 @@ def test_read_on_the_side_that_is_truth_is_not_watched(value: Phase) -> None:
     found = session(phase(value, read_percent=100 if value is not Phase.COPIED else 0))
     Play(answered).run(read(found, "count", "a", {}))
     assert found.watches == {}
+
+
+@pytest.mark.parametrize("from_source", [False, True])
+def test_read_in_the_targets_place_is_repeated_if_the_source_was_not_truth_any_more(from_source: bool) -> None:
+    """Others, who have heard of that before, may have been told of writes that the source has missed."""
+    sealed = phase(Phase.FINISHING, epoch=3, read_percent=100)
+
+    def answer(effect: Request | Call) -> Any:
+        if isinstance(effect, Request):
+            return told(sealed)
+        first = len(play.sent) == 1
+        return RuntimeError("no") if first and effect.collection == "b" else effect.collection
+
+    found = session(SHARED)
+    play = Play(answer, lambda: found.adopt([sealed], sent_at=play.now, now=play.now))
+    assert play.run(read(found, "count", "a", {}, from_source=from_source)) == "b"
+    assert play.told == [*([] if from_source else ["count b"]), "count a", "scroll", "count b"]
+    assert found.view.active == 0

@@ -466,6 +466,25 @@ def test_reader_who_is_about_to_step_back_reads_the_target_until_the_record_says
     finishing.end()
 
 
+def test_read_that_the_source_answers_in_the_targets_place_does_not_miss_what_came_after_the_seal() -> None:
+    """R's read fails on the target, and R has not heard of the seal; S follows it, and is told that 9 is written."""
+    stage = Stage()
+    r, s = Client(stage, "R"), Client(stage, "S")
+    finishing = stage.command(finish)
+    finishing.until(publishes(phase="finishing"))
+    r.heart.stopped = True
+    refused_by(SOURCE, s.upsert(9, 90))
+    finishing.step()
+    stage.at_once(beat(s.session))
+    s.call("set_payload", payload={"v": 91}, points=[9]).end()
+    finishing.stopped = True
+    reading = stage.play(routed.read(r.session, "retrieve", SOURCE, {"ids": [9]}), r.session)
+    reading.until(lambda effect: is_to(effect, TARGET))
+    reading.answer(TARGET, Unreachable("no"))
+    (found,) = reading.end()
+    assert found["payload"] == {"v": 91}
+
+
 def test_finish_does_not_seal_once_a_reader_has_stepped_back() -> None:
     """The other way round: R has said so just before the seal, which then changes nothing; the door is open again."""
     stage = Stage()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from qferry.control import records
 from qferry.errors import FerryError, LeaseLost, NotAllowed
 from qferry.flows.effects import Call, Flow, Fresh, Now, Outcome
 from qferry.flows.fate import Fate, fate_of
@@ -152,9 +153,9 @@ def first_look(session: Session) -> Flow[None]:
         session.calls -= 1
 
 
-def _renew() -> Flow[None]:
+def _renew(*, renew: bool = False) -> Flow[None]:
     try:
-        yield Fresh()
+        yield Fresh(renew=renew)
     except FerryError as error:
         raise LeaseLost(
             f"The migration state cannot be read, so nothing may be sent: {error.message}",
@@ -184,6 +185,9 @@ def read_somewhere(
     """
     A read: from the source, or from the target for the read share; from the source again if the target fails.
 
+    The source must have been truth when it was read in the target's place; so that is looked up afterwards.  A client
+    that reads where its route leads needs no such look: `finish` waits until nobody's leads to the source.
+
     Args:
         session: The client's state.
         method: The reading method of qdrant-client that was called.
@@ -192,7 +196,7 @@ def read_somewhere(
         from_source: The target has failed already: from the source, as long as that is truth.
     """
 
-    def attempt(_: View, route: Route | None) -> Flow[Answered]:
+    def attempt(view: View, route: Route | None) -> Flow[Answered]:
         if route is None:
             return Answered((yield Call(HOME, method, collection, (), arguments)), None, Side.SOURCE, 0.0)
         m = route.migration
@@ -204,17 +208,20 @@ def read_somewhere(
         began: float = yield Now()
         if side is route.truth:
             value = yield call
-            if again:
-                yield from _target_has_failed(session, route)
         else:
             try:
                 value = yield from _watched(session, route, call, began)
             except Exception:  # noqa: BLE001  whatever ails the target, the source is still truth and answers for it
                 note_fallback()
                 value = yield Call(HOME, method, m.source, (), arguments)
-                yield from _target_has_failed(session, route)
-                side = Side.SOURCE
+                side, again = Side.SOURCE, True
         ended: float = yield Now()
+        if again:
+            session.watch(route).fail(ended)  # the source has answered: that was not the caller's mistake
+            if (yield from records.read_migration(m.id)).truth is not Side.SOURCE:
+                # It was not truth any more, and others may have been told of writes that it has missed.
+                yield from _renew(renew=True)
+                return (yield from attempt(view, session.route(collection)))
         return Answered(value, route, side, ended - began)
 
     return (yield from routed(session, collection, attempt, writes=False, timed=True))
@@ -234,12 +241,6 @@ def _watched(session: Session, route: Route, call: Call, began: float) -> Flow[A
     ended: float = yield Now()
     watch.end(number, ended, answered=True)
     return value
-
-
-def _target_has_failed(session: Session, route: Route) -> Flow[None]:
-    """The source has answered what the target could not: that was not the caller's mistake."""
-    now: float = yield Now()
-    session.watch(route).fail(now)
 
 
 def one_sided(view: View, call: Call) -> Flow[Any]:
