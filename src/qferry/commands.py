@@ -42,7 +42,7 @@ from qferry.preflight.gates import Line
 from qferry.preflight.look import look
 from qferry.preflight.report import Forecast
 from qferry.protocol.canary import Tolerance
-from qferry.protocol.checklist import PROOFS, Metric, Seen, checklist
+from qferry.protocol.checklist import PROOFS, Known, Metric, checklist
 from qferry.protocol.comparison import Comparison
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, out_of_order
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration, Strategy, WritePolicy, Writer
@@ -143,6 +143,48 @@ class HistoryLine:
     who: str
     what: str
     details: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class HistoryPage:
+    """A part of a migration's history."""
+
+    lines: tuple[HistoryLine, ...]  # newest first
+    older: tuple[int, int] | None  # what to ask for those that come after; None: that is all
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What somebody was shown of a migration when deciding what to do to it."""
+
+    migration: str  # its id
+    phase: str
+    read_percent: int
+
+    @classmethod
+    def of(cls, m: Migration) -> Seen:
+        """What there is to see just now."""
+        return cls(m.id, m.phase.value, m.read_percent)
+
+    def check(self, m: Migration) -> None:
+        """
+        Return if nothing of that has changed.
+
+        Not the epoch: a command at work raises it for purposes of its own, and the way back must not wait for it.
+
+        Raises:
+            Refused: Something has; the message says what.
+        """
+        now = Seen.of(m)
+        if now == self:
+            return
+        if now.migration != self.migration:
+            what = f"the migration of `{m.source}` is another one, to `{m.target}`"
+        elif now.phase != self.phase:
+            what = f"the migration has gone from {self.phase} to {now.phase}"
+        else:
+            what = f"the share of the reads has gone from {self.read_percent} % to {now.read_percent} %"
+        raise Refused(f"Meanwhile {what}; nothing was changed.", hint="Look at where it stands now, then decide again.")
 
 
 @dataclass(frozen=True)
@@ -302,6 +344,7 @@ def _coordinate(
     flow: Callable[[Coordinator], Flow[T]],
     report: Reporter,
     *,
+    seen: Seen | None = None,
     at_once: bool = False,
     by_pages: bool = False,
     dask: str | None = None,
@@ -310,12 +353,16 @@ def _coordinate(
     Run `flow` as the coordinator.
 
     With `at_once`, the way back, it asks nothing of the target's nodes; with `by_pages` it moves many points, and with
-    `dask` it lets the workers of that cluster do it.
+    `dask` it lets the workers of that cluster do it.  Nothing is done to a migration that is not as it was `seen`.
     """
     with _dask(dask) as crew_for, connection.driver(report) as driver:
         migration = lifecycle.one_of(driver.run(records.migrations()), source)
+        if seen is not None:
+            seen.check(migration)  # before another coordinator is stopped for it
         with _claimed(driver, migration, at_once=at_once) as co:
             migration = co.migration  # as it is now that nobody else changes it
+            if seen is not None:
+                seen.check(migration)
             if migration.phase in JOURNALLED and not at_once:
                 driver.run(planning.still_as_planned(migration))
             on_target = not at_once and configuration.is_replicated(migration.overrides)
@@ -353,6 +400,7 @@ def backfill(
     *,
     dask: str | None = None,
     limits: Mapping[str, Any] | None = None,
+    seen: Seen | None = None,
     report: Reporter = lambda _: None,
 ) -> Done:
     """
@@ -363,6 +411,7 @@ def backfill(
         source: The collection that is moved, if several are.
         dask: The scheduler of a Dask cluster whose workers are to copy, such as `tcp://scheduler:8786`.
         limits: As for `throttle`.
+        seen: What was decided on; if that has changed, nothing is done.
         report: Receives progress.
 
     Raises:
@@ -384,7 +433,7 @@ def backfill(
         settled = yield from drain_well(co)
         return copied, settled.repaired
 
-    (copied, repaired), migration = _coordinate(connection, source, flow, report, by_pages=True, dask=dask)
+    (copied, repaired), migration = _coordinate(connection, source, flow, report, seen=seen, by_pages=True, dask=dask)
     return _done(migration, f"{copied:,} points copied, {repaired:,} of those written meanwhile brought up to date")
 
 
@@ -400,6 +449,7 @@ def verify(
     describe: int = DESCRIBED,
     dask: str | None = None,
     limits: Mapping[str, Any] | None = None,
+    seen: Seen | None = None,
     report: Reporter = lambda _: None,
 ) -> Verification:
     """
@@ -415,6 +465,7 @@ def verify(
         describe: Of how many points to tell how they differ.
         dask: As for `backfill`.
         limits: As for `throttle`.
+        seen: As for `backfill`.
         report: Receives progress.
     """
 
@@ -429,7 +480,7 @@ def verify(
             )
         )
 
-    return _coordinate(connection, source, flow, report, by_pages=True, dask=dask)[0]
+    return _coordinate(connection, source, flow, report, seen=seen, by_pages=True, dask=dask)[0]
 
 
 def _limits(changes: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -440,7 +491,11 @@ def _limits(changes: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def throttle(
-    connection: Connection, source: str | None = None, *, limits: Mapping[str, Any] | None = None
+    connection: Connection,
+    source: str | None = None,
+    *,
+    limits: Mapping[str, Any] | None = None,
+    seen: Seen | None = None,
 ) -> Throttled:
     """
     Change how fast copies and comparisons may go, also of a command that is at work; without changes, only look.
@@ -449,6 +504,7 @@ def throttle(
         connection: The servers.
         source: The migration.
         limits: Fields of `Limits` by name, those that are to change.
+        seen: As for `backfill`.
 
     Raises:
         Misuse: A limit is none, or out of range.
@@ -456,6 +512,8 @@ def throttle(
     """
     with connection.driver() as driver:
         m = lifecycle.one_of(driver.run(records.migrations()), source)
+        if seen is not None:
+            seen.check(m)
         if limits:
             if m.phase in ENDED:
                 raise Refused(
@@ -477,6 +535,7 @@ def switch(
     shadow_percent: float | None = None,
     max_errors_percent: float | None = None,
     max_read_ms: float | None = None,
+    seen: Seen | None = None,
     report: Reporter = lambda _: None,
 ) -> Done:
     """
@@ -492,6 +551,7 @@ def switch(
         shadow_percent: The share of the reads that is repeated on the other side, to compare; 0: none.
         max_errors_percent: The share of the target's reads that may fail before readers go back to the source.
         max_read_ms: What 95 of 100 reads on the target may take before that, in milliseconds; 0: as long as they like.
+        seen: As for `backfill`.
         report: Receives progress.
 
     Raises:
@@ -504,6 +564,7 @@ def switch(
         source,
         lambda co: lifecycle.switch(co, percent, green_timeout_s=green_timeout_s, settings=settings),
         report,
+        seen=seen,
     )
     shadows = migration.shadow_percent
     compared = f"; {shadows:g} % are repeated on the other side, to compare" if shadows else ""
@@ -523,9 +584,15 @@ def _canary(percent: float, shadow_percent: float | None, limits: Mapping[str, f
 
 
 @traced
-def rollback(connection: Connection, source: str | None = None, *, report: Reporter = lambda _: None) -> Done:
-    """Send all reads back to the source; a coordinator that is at work is stopped."""
-    _, migration = _coordinate(connection, source, lifecycle.rollback, report, at_once=True)
+def rollback(
+    connection: Connection,
+    source: str | None = None,
+    *,
+    seen: Seen | None = None,
+    report: Reporter = lambda _: None,
+) -> Done:
+    """Send all reads back to the source; a coordinator that is at work is stopped. `seen` as for `backfill`."""
+    _, migration = _coordinate(connection, source, lifecycle.rollback, report, seen=seen, at_once=True)
     return _done(migration, f"all reads are served by `{migration.source}`; writes still reach both")
 
 
@@ -539,9 +606,15 @@ def soak(
 
 
 @traced
-def abort(connection: Connection, source: str | None = None, *, report: Reporter = lambda _: None) -> Done:
-    """Give the migration up: writes on the source alone, target and journal removed."""
-    _, migration = _coordinate(connection, source, lifecycle.abort, report, at_once=True)
+def abort(
+    connection: Connection,
+    source: str | None = None,
+    *,
+    seen: Seen | None = None,
+    report: Reporter = lambda _: None,
+) -> Done:
+    """Give the migration up: writes on the source alone, target and journal removed; `seen` as for `backfill`."""
+    _, migration = _coordinate(connection, source, lifecycle.abort, report, seen=seen, at_once=True)
     return _done(migration, f"`{migration.source}` is as it was; `{migration.target}` is removed")
 
 
@@ -551,9 +624,14 @@ def finish(
     source: str | None = None,
     *,
     safety_days: float = DEFAULT_SAFETY_DAYS,
+    seen: Seen | None = None,
     report: Reporter = lambda _: None,
 ) -> Done:
-    """Let the application leave the source. There is no way back but a new migration the other way."""
+    """
+    Let the application leave the source.
+
+    There is no way back but a new migration the other way.  `seen` as for `backfill`.
+    """
 
     def flow(co: Coordinator) -> Flow[None]:
         today: str = yield Today()
@@ -562,7 +640,7 @@ def finish(
         )
         yield from lifecycle.finish(co, until.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
-    _, migration = _coordinate(connection, source, flow, report)
+    _, migration = _coordinate(connection, source, flow, report, seen=seen)
     return _done(
         migration,
         f"`{migration.target}` is the truth; `{migration.source}` may be deleted from {migration.cleanup_after}",
@@ -576,10 +654,11 @@ def cleanup(
     *,
     confirm: str,
     keep_alias: bool = False,
+    seen: Seen | None = None,
     report: Reporter = lambda _: None,
 ) -> Cleaned:
     """
-    Delete the source after a final snapshot; `confirm` is its real name, typed by hand.
+    Delete the source after a final snapshot; `confirm` is its real name, typed by hand; `seen` as for `backfill`.
 
     With `keep_alias` its name becomes an alias of the target, for clients without qferry.
     """
@@ -592,7 +671,7 @@ def cleanup(
             )
         return (yield from cleanup_flow(co, keep_alias=keep_alias))
 
-    snapshot, m = _coordinate(connection, source, flow, report)
+    snapshot, m = _coordinate(connection, source, flow, report, seen=seen)
     kept = (
         f"; final snapshot {snapshot['name']}, sha256 {snapshot.get('checksum')}, in the server's snapshots folder"
         if snapshot
@@ -649,6 +728,22 @@ def status(
         return tuple(driver.run(_status_of(m, rules)) for m in chosen)
 
 
+def status_of(connection: Connection, migration_id: str, *, naming: CollectionNaming | None = None) -> Status:
+    """
+    Where the migration with this id stands, also one that is over; `naming` as for `status`. Changes nothing.
+
+    Raises:
+        Conflict: There is none.
+    """
+
+    def flow() -> Flow[Status]:
+        m = yield from records.read_migration(migration_id)
+        return (yield from _status_of(m, naming or CollectionNaming()))
+
+    with connection.driver() as driver:
+        return driver.run(flow())
+
+
 def _chosen(driver: BlockingDriver, source: str | None) -> list[Migration]:
     """All migrations on the server, or the one of `source`."""
     driver.run(planning.server_version(HOME))
@@ -667,7 +762,7 @@ def _status_of(m: Migration, naming: CollectionNaming) -> Flow[Status]:
     shadow = total([w.shadow[m.id] for w in writers if m.id in w.shadow], m.shadow_since) if m.shadow_percent else None
     comparison = yield from records.read_comparison(m)
     proofs = yield from records.events(m.id, PROOFS)
-    metrics = checklist(m, Seen(concerned, ours, theirs, proofs, _is_old(naming, m.target), shadow))
+    metrics = checklist(m, Known(concerned, ours, theirs, proofs, _is_old(naming, m.target), shadow))
     return Status(m, concerned, debt or 0, ours, theirs, state, metrics, shadow, comparison)
 
 
@@ -699,7 +794,36 @@ def history(connection: Connection, source: str | None = None) -> tuple[HistoryL
         chosen = {m.id for m in found} if source is None else {lifecycle.one_of(found, source).id}
         lines = [e for e in driver.run(records.all_of("event")) if e["migration"] in chosen]
         lines.sort(key=lambda e: (e["migration"], e["epoch"], e["at"]))
-        return tuple(HistoryLine(e["at"], e["epoch"], e["who"], e["what"], e["details"]) for e in lines)
+        return tuple(_line(e) for e in lines)
+
+
+def _line(event: Mapping[str, Any]) -> HistoryLine:
+    return HistoryLine(event["at"], event["epoch"], event["who"], event["what"], event["details"])
+
+
+def recent_history(
+    connection: Connection, migration_id: str, *, before: tuple[int, int] | None = None, lines: int = 100
+) -> HistoryPage:
+    """
+    What was done to one migration, newest first, a page at a time. Changes nothing.
+
+    Args:
+        connection: The servers.
+        migration_id: Its id.
+        before: Where the page before this one has ended (`HistoryPage.older`); None: begin with the newest.
+        lines: How many; however long the history is, no more is read than that takes.
+    """
+
+    def flow() -> Flow[HistoryPage]:
+        if before is None:
+            epoch, skip = (yield from records.read_migration(migration_id)).epoch, 0
+        else:
+            epoch, skip = before
+        events, older = yield from records.newest_events(migration_id, epoch, skip, lines)
+        return HistoryPage(tuple(_line(e) for e in events), older)
+
+    with connection.driver() as driver:
+        return driver.run(flow())
 
 
 def find(connection: Connection, source: str | None = None) -> Migration:

@@ -15,8 +15,8 @@ from qferry.protocol.checklist import (
     SEARCHED,
     STEPPED_BACK,
     VERIFIED,
+    Known,
     Metric,
-    Seen,
     State,
     checklist,
 )
@@ -35,7 +35,7 @@ EVENTS = [
     {"what": SEALED, "at": "6", "details": {"writers": 2, "failed": 0}},
     {"what": DELETED, "at": "5", "details": {"snapshot": {"name": "s.snapshot"}}},
 ]
-SEEN = Seen((WRITER,), 7, 7, EVENTS, old_name=False)
+SEEN = Known((WRITER,), 7, 7, EVENTS, old_name=False)
 MIGRATION = Migration(
     "m",
     "project_x_code",
@@ -50,7 +50,7 @@ MIGRATION = Migration(
 )
 
 
-def stands(m: Migration, seen: Seen = SEEN) -> list[str]:
+def stands(m: Migration, seen: Known = SEEN) -> list[str]:
     """Return the states, in order."""
     return [metric.state.value for metric in checklist(m, seen)]
 
@@ -87,7 +87,7 @@ def test_a_migration_that_was_given_up_has_none(phase: Phase) -> None:
 def test_without_any_record_nothing_that_needs_one_is_proven(phase: Phase) -> None:
     """Neither the phase nor the absence of complaints stands in for evidence."""
     bare = MIGRATION.with_changes({"phase": phase, "verified": None, "parity": None, "read_percent": 0})
-    found = {m.name: m.state for m in checklist(bare, Seen((), None, None, [], old_name=False))}
+    found = {m.name: m.state for m in checklist(bare, Known((), None, None, [], old_name=False))}
     needs = ("100 %", "Point", "Sample", "Search", "New collection", "Legacy", "No errors", "Zero")
     assert not [name for name, state in found.items() if name.startswith(needs) and state is State.PROVEN]
 

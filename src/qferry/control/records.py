@@ -154,6 +154,57 @@ def forget_migration(migration_id: str, claim: str) -> Request:
     return wire.delete(HOME, CONTROL_COLLECTION, {"filter": condition})
 
 
+def newest_events(
+    migration_id: str, epoch: int, skip: int, wanted: int
+) -> Flow[tuple[list[Json], tuple[int, int] | None]]:
+    """
+    History, newest first, as far as it is wanted: what it takes does not depend on how long it is.
+
+    Events bear the epoch they were written at, and nearly every one raises it, so a span of epochs holds about as many.
+    No index is needed, which collections of earlier versions would not have.
+
+    Args:
+        migration_id: Whose.
+        epoch: Where to begin; later events are left out.
+        skip: How many of that epoch's own are left out, because they have been shown.
+        wanted: How many.
+
+    Returns:
+        The events; and the `epoch` and `skip` of what comes after them, or None if that is all.
+    """
+    found: list[Json] = []
+    above, width = epoch + 1, wanted
+    while above > 0 and len(found) < wanted + skip + 1:
+        lowest = max(0, above - width)
+        span: list[Json] = []
+        offset = None
+        while True:
+            page = yield scroll_events(migration_id, lowest, above, offset)
+            span += [point["payload"] for point in page["points"]]
+            offset = page["next_page_offset"]
+            if offset is None or (above - lowest > 1 and len(span) > wanted + skip):
+                break
+        if offset is not None:  # crowded
+            width = (above - lowest) // 2
+            continue
+        found += sorted(span, key=lambda event: (event["epoch"], event["at"]), reverse=True)
+        above, width = lowest, width * 2  # where events are few, they are found in a few steps
+    shown = found[skip : skip + wanted]
+    if len(found) <= skip + wanted:
+        return shown, None
+    last = shown[-1]["epoch"]
+    gone = sum(event["epoch"] == last for event in shown) + (skip if last == epoch else 0)
+    return shown, (last, gone)
+
+
+def scroll_events(migration_id: str, lowest: int, above: int, offset: str | None) -> Request:
+    """The request for events of a migration with an epoch from `lowest` on and below `above`."""
+    of_migration = {"key": "migration", "match": {"value": migration_id}}
+    at_epochs = {"key": "epoch", "range": {"gte": lowest, "lt": above}}
+    only = {"must": [*kind("event")["must"], of_migration, at_epochs]}
+    return wire.scroll(HOME, CONTROL_COLLECTION, filter=only, offset=offset, limit=_PAGE)
+
+
 def read_plan(plan_id: str) -> Flow[Plan | None]:
     """The plan of a copy; None if it is gone."""
     found = yield wire.retrieve(HOME, CONTROL_COLLECTION, [plan_id], vector=False)

@@ -62,7 +62,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Known:
     """
     What is known of a migration besides its record.
 
@@ -87,14 +87,14 @@ class Seen:
         return next((event for event in reversed(self.events) if event["what"] in what), None)
 
 
-def checklist(m: Migration, seen: Seen) -> tuple[Metric, ...]:
+def checklist(m: Migration, seen: Known) -> tuple[Metric, ...]:
     """All twelve metrics, in order; none for a migration that was given up."""
     if m.phase in _GIVEN_UP:
         return ()
     return (*_dual_writes(m, seen), *_data(m, seen), *_reads(m, seen), *_end(m, seen))
 
 
-def _dual_writes(m: Migration, seen: Seen) -> Iterator[Metric]:
+def _dual_writes(m: Migration, seen: Known) -> Iterator[Metric]:
     begun = seen.last(DUAL_BEGAN)
     began = begun["at"] if begun is not None else ""
     name = "Dual writes active for all new data"
@@ -132,7 +132,7 @@ def _dual_writes(m: Migration, seen: Seen) -> Iterator[Metric]:
         yield Metric(1, name, State.FAILED, f"`{m.target}` is gone")
 
 
-def _unharmed(m: Migration, seen: Seen, phase: int, name: str) -> Metric:
+def _unharmed(m: Migration, seen: Known, phase: int, name: str) -> Metric:
     """Whether a write has failed on one side: as the processes say now, or said when the target became truth."""
     sealed = seen.last(SEALED) if m.truth is Side.TARGET else None
     writers = len(seen.writers) if sealed is None else sealed["details"]["writers"]
@@ -152,7 +152,7 @@ def _processes(writers: Sequence[Writer]) -> str:
     return f"{who} has" if len(writers) == 1 else f"{who} and {len(writers) - 1} more have"
 
 
-def _data(m: Migration, seen: Seen) -> Iterator[Metric]:
+def _data(m: Migration, seen: Known) -> Iterator[Metric]:
     name = "100 % of historical data backfilled"
     copied = seen.last(COPIED, RESTORED)
     verified = m.verified or {}
@@ -181,7 +181,7 @@ def _data(m: Migration, seen: Seen) -> Iterator[Metric]:
         yield _searched(m, seen, 2, name)
 
 
-def _searched(m: Migration, seen: Seen, phase: int, name: str) -> Metric:
+def _searched(m: Migration, seen: Known, phase: int, name: str) -> Metric:
     compared = seen.last(SEARCHED, NOT_ALIKE)
     if m.parity is None or compared is None:
         return Metric(phase, name, State.MISSING, "no comparison of searches counts at present")
@@ -189,7 +189,7 @@ def _searched(m: Migration, seen: Seen, phase: int, name: str) -> Metric:
     return Metric(phase, name, state, "; ".join(compared["details"].values()), compared["at"])
 
 
-def _reads(m: Migration, seen: Seen) -> Iterator[Metric]:
+def _reads(m: Migration, seen: Known) -> Iterator[Metric]:
     switched = seen.last(ALL_SWITCHED)
     begun = m.phase in {Phase.SWITCHED, *TARGET_IS_TRUTH}
     kept = [w for w in seen.writers if w.pins.new_reads is False]
@@ -234,7 +234,7 @@ def _reads(m: Migration, seen: Seen) -> Iterator[Metric]:
         yield found if slowest is None else replace(found, proof=f"{found.proof}, p99 at most {slowest:g} ms")
 
 
-def _end(m: Migration, seen: Seen) -> Iterator[Metric]:
+def _end(m: Migration, seen: Known) -> Iterator[Metric]:
     name = "Legacy collection deleted"
     deleted = seen.last(DELETED)
     if m.phase is Phase.CLEANED and deleted is not None:
