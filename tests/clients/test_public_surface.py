@@ -26,6 +26,7 @@ LAYERS: list[set[str]] = [
     {"planning"},
     {"preflight"},
     {"commands"},
+    {"consequences"},
     {"server", "exporter"},
     {"cli", "demo", "mcp", "web", "indexer", "__main__"},
 ]

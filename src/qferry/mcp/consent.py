@@ -8,7 +8,7 @@ with `--allow-changes`, does it; what is irrevocable then wants the name as an a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
@@ -66,14 +66,16 @@ def asks(question: str) -> Question:
     return ask
 
 
-def ask_about(ctx: Ctx, meant: Migration | FerryError, question: str) -> Elicit[Consent] | Unasked:
-    """Ask for consent to something about a migration; the question as for `asks`."""
-    return unasked(ctx, meant) or Elicit(_filled(question, meant), Consent)
+def ask_about(ctx: Ctx, meant: Migration | FerryError, question: str, **more: object) -> Elicit[Consent] | Unasked:
+    """Ask for consent to something about a migration; the question as for `asks`, `more` for what else is in braces."""
+    return unasked(ctx, meant) or Elicit(_filled(question, meant, more), Consent)
 
 
-def ask_name_about(ctx: Ctx, meant: Migration | FerryError, question: str) -> Elicit[TypedName] | Unasked:
+def ask_name_about(
+    ctx: Ctx, meant: Migration | FerryError, question: str, **more: object
+) -> Elicit[TypedName] | Unasked:
     """Ask for the name of the source, in the same way."""
-    return unasked(ctx, meant) or Elicit(_filled(f"{question} Type {{source}}.", meant), TypedName)
+    return unasked(ctx, meant) or Elicit(_filled(f"{question} Type {{source}}.", meant, more), TypedName)
 
 
 def unasked(ctx: Ctx, meant: object = None) -> Unasked | None:
@@ -167,8 +169,8 @@ def _named(meant: Migration | FerryError) -> Migration:
     return meant
 
 
-def _filled(question: str, meant: Migration | FerryError) -> str:
+def _filled(question: str, meant: Migration | FerryError, more: Mapping[str, object]) -> str:
     m = _named(meant)
-    filled = question.format(source=f"`{m.source}`", target=f"`{m.target}`")
+    filled = question.format(source=f"`{m.source}`", target=f"`{m.target}`", **more)
     # An answer to a question that reads the same counts for it, so it must not read the same for another migration.
     return f"{filled} (Migration {m.id[:8]}, begun {m.created_at}.)"

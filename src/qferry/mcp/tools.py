@@ -16,6 +16,7 @@ from qferry import commands
 from qferry.cli import options, shapes
 from qferry.cli.app import ACK_TIMEOUT_S, SAFETY_DAYS_MAX, SOAK_S
 from qferry.commands import DEFAULT_SAFETY_DAYS, Cleaned, Done, Started, Survey
+from qferry.consequences import CONSEQUENCES
 from qferry.errors import FerryError
 from qferry.flows.parity import QUERIES
 from qferry.flows.verify import GREEN_TIMEOUT_S, Verification
@@ -199,11 +200,7 @@ async def _to_backfill(
 ) -> Elicit[Consent] | Unasked:
     limits = options.limits(max_points_per_s, max_latency_ms, quiet_hours)
     changed = f" The limits of its pace change, and stay so: {_listed(limits)}." if limits else ""
-    question = (
-        "Copy everything in {source} to {target} now? It takes some of the server's time; it may be cancelled and run "
-        f"again.{changed}"
-    )
-    return ask_about(ctx, meant, question)
+    return ask_about(ctx, meant, f"{CONSEQUENCES['backfill']}{changed}")
 
 
 async def backfill(
@@ -225,10 +222,7 @@ async def backfill(
     return await run_at_length(ctx, commands.backfill, name, limits=limits)
 
 
-_to_verify = asks(
-    "Compare every point of {source} and {target} now? It takes some of the server's time, settles the journal, and "
-    "records the result, on which `switch` relies."
-)
+_to_verify = asks(str(CONSEQUENCES["verify"]))
 
 
 async def verify(
@@ -252,10 +246,7 @@ async def verify(
     return _verified(found)
 
 
-_to_repair = asks(
-    "Make {target} equal to {source} wherever it is not? What only {target} has is deleted there; everything is "
-    "compared before and after."
-)
+_to_repair = asks(str(CONSEQUENCES["repair"]))
 
 
 async def repair(
@@ -282,11 +273,7 @@ def _verified(found: Verification) -> VerifyAnswer:
 
 
 async def _to_switch(ctx: Ctx, meant: Meant, percent: int) -> Elicit[Consent] | Unasked:
-    return ask_about(
-        ctx,
-        meant,
-        f"Let {{target}} serve {percent} % of the reads of {{source}}? `rollback` takes it back at any time.",
-    )
+    return ask_about(ctx, meant, str(CONSEQUENCES["switch"]), percent=percent)
 
 
 async def switch(
@@ -302,10 +289,7 @@ async def switch(
     return await run_at_length(ctx, commands.switch, name, percent=percent, green_timeout_s=green_timeout_s)
 
 
-_to_rollback = asks(
-    "Send every read of {target} back to {source}? Writes go on to both, so nothing is lost. A command at work is "
-    "stopped."
-)
+_to_rollback = asks(str(CONSEQUENCES["rollback"]))
 
 
 async def rollback(
@@ -318,7 +302,7 @@ async def rollback(
     return await run_at_length(ctx, commands.rollback, await granted_for(ctx, meant, answer))
 
 
-_to_soak = asks("Keep {source} and {target} together for a while? Points that were written are compared and repaired.")
+_to_soak = asks(str(CONSEQUENCES["soak"]))
 
 
 async def soak(
@@ -332,10 +316,7 @@ async def soak(
     return await run_at_length(ctx, commands.soak, await granted_for(ctx, meant, answer), seconds=seconds)
 
 
-_to_abort = asks(
-    "Abort {source} → {target}? {target} is removed; {source} stays as it is, with every write. A command at work is "
-    "stopped."
-)
+_to_abort = asks(str(CONSEQUENCES["abort"]))
 
 
 async def abort(
@@ -349,12 +330,7 @@ async def abort(
 
 
 async def _to_finish(ctx: Ctx, meant: Meant, safety_days: float) -> Elicit[TypedName] | Unasked:
-    return ask_name_about(
-        ctx,
-        meant,
-        "Finish {source} → {target}? This is the point of no return: {source} gets no more writes, and the only way "
-        f"back is a new migration the other way. It may be deleted after {safety_days:g} days.",
-    )
+    return ask_name_about(ctx, meant, str(CONSEQUENCES["finish"]), days=f"{safety_days:g}")
 
 
 async def finish(
@@ -372,8 +348,7 @@ async def finish(
 
 async def _to_cleanup(ctx: Ctx, meant: Meant, keep_alias: bool) -> Elicit[TypedName] | Unasked:
     alias = " Its name becomes an alias of {target}." if keep_alias else ""
-    question = "Delete {source} for good, after a final snapshot? Everything is in {target}."
-    return ask_name_about(ctx, meant, question + alias)
+    return ask_name_about(ctx, meant, str(CONSEQUENCES["cleanup"]) + alias)
 
 
 async def cleanup(
@@ -402,8 +377,7 @@ async def _to_throttle(
     limits = options.limits(max_points_per_s, max_latency_ms, quiet_hours, paused=paused)
     if not limits:
         return Unasked()
-    question = "Change how fast {source} → {target} is copied and compared? New limits: "
-    return ask_about(ctx, meant, f"{question}{_listed(limits)}.")
+    return ask_about(ctx, meant, f"{CONSEQUENCES['throttle']} New limits: {_listed(limits)}.")
 
 
 def _listed(limits: Mapping[str, Any]) -> str:
