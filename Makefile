@@ -10,7 +10,7 @@ EXAMPLE := examples/code_search
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test simulate chaos planted bench lint format lock clean
+.PHONY: help setup demo test simulate chaos planted bench screenshots lint format lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -40,6 +40,9 @@ planted: $(READY) ## plant faults among 100,000 points, which verify must find; 
 
 bench: $(READY) ## measure speed and memory beside what people would do otherwise; ARGS="--quick"
 	@$(BIN)/python -m bench $(ARGS)
+
+screenshots: $(READY) ## write docs/images/ui-*.png anew; needs a Chromium (QFERRY_CHROMIUM)
+	$(BIN)/python tests/web/screenshots.py
 
 lint: $(READY) ## check style, format and types
 	$(BIN)/ruff check

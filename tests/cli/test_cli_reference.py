@@ -13,7 +13,7 @@ REFERENCE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 VERBS = (
     "plan", "start", "backfill", "verify", "throttle", "switch", "rollback", "soak", "abort", "finish", "cleanup",
-    "status", "history", "doctor", "run", "demo", "mcp", "metrics",
+    "status", "history", "doctor", "run", "demo", "mcp", "metrics", "ui",
 )  # fmt: skip
 COMMON = {
     "--url",

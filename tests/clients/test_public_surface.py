@@ -120,14 +120,25 @@ def test_module_imports_only_from_layers_below(name: str) -> None:
         assert theirs <= own, f"qferry.{name} imports {imported}"
 
 
-def test_extras_are_imported_by_nobody_else() -> None:
-    """Without its packages everything works but the tools: only `qferry mcp` names these, and only they name those."""
+# The adapters whose packages are extras, the command that imports each when it runs, and those packages.
+EXTRAS: dict[str, tuple[str, set[str]]] = {
+    "mcp": ("cli.mcp", {"mcp", "mcp_types", "uvicorn", "anyio"}),
+    "web": ("cli.ui", {"starlette", "uvicorn", "jinja2", "markupsafe"}),
+}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_extras_are_imported_by_nobody_else(extra: str) -> None:
+    """Without its packages everything else works: only its command names an adapter, and only that names them."""
+    command, packages = EXTRAS[extra]
     for name, path in MODULES.items():
-        if name.split(".")[0] == "mcp":
+        own = name.split(".")[0]
+        if own == extra:
             continue
         for imported in imports(path):
-            assert imported.split(".")[0] not in ("mcp", "mcp_types", "uvicorn", "anyio"), f"qferry.{name}: {imported}"
-            assert not imported.startswith("qferry.mcp") or name == "cli.mcp", name
+            of_another = own in EXTRAS and imported.split(".")[0] in EXTRAS[own][1]
+            assert imported.split(".")[0] not in packages or of_another, f"qferry.{name}: {imported}"
+            assert not imported.startswith(f"qferry.{extra}") or name == command, name
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] == "protocol"])

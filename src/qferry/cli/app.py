@@ -18,6 +18,7 @@ from qferry.cli.metrics import metrics
 from qferry.cli.options import Context, NewSource, NewTarget, Source, Way, verb
 from qferry.cli.output import Answer, plain, usage
 from qferry.cli.run import Run
+from qferry.cli.ui import ui
 from qferry.cli.watch import watch as watched
 from qferry.commands import DEFAULT_SAFETY_DAYS
 from qferry.errors import FerryError
@@ -369,6 +370,7 @@ def run(
 app.command()(demo)
 app.command()(mcp)
 app.command()(metrics)
+app.command()(ui)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -173,7 +173,7 @@ def newest_events(
         The events; and the `epoch` and `skip` of what comes after them, or None if that is all.
     """
     found: list[Json] = []
-    above, width = epoch + 1, wanted
+    above, width = epoch + 1, wanted + 1  # one more, to know whether there is more
     while above > 0 and len(found) < wanted + skip + 1:
         lowest = max(0, above - width)
         span: list[Json] = []
@@ -200,8 +200,9 @@ def newest_events(
 def scroll_events(migration_id: str, lowest: int, above: int, offset: str | None) -> Request:
     """The request for events of a migration with an epoch from `lowest` on and below `above`."""
     of_migration = {"key": "migration", "match": {"value": migration_id}}
+    # First, because a server looks at one condition after the other, and nearly every record fails this one.
     at_epochs = {"key": "epoch", "range": {"gte": lowest, "lt": above}}
-    only = {"must": [*kind("event")["must"], of_migration, at_epochs]}
+    only = {"must": [at_epochs, of_migration, *kind("event")["must"]]}
     return wire.scroll(HOME, CONTROL_COLLECTION, filter=only, offset=offset, limit=_PAGE)
 
 

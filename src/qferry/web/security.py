@@ -1,0 +1,157 @@
+"""
+Who may do what: where requests may come from, who is signed in, and which forms are this dashboard's own.
+
+Every answer, also a refusal, carries the headers that keep a page from being framed, cached or made to run anything
+that does not come from here.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import secrets
+import time
+from collections.abc import Collection, Mapping
+from urllib.parse import urlsplit
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": (
+        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+    ),
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    # With `no-referrer` browsers would send `Origin: null` along with this dashboard's own forms.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+SESSION_S = 12 * 3600
+# After a wrong token the next one is looked at so much later, doubled with each further one, up to the last figure.
+WAIT_S, WAIT_MAX_S = 1.0, 60.0
+_ADDRESSES_MAX = 1000
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Headers:
+    """Adds `HEADERS` to every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+def host_is_ours(host: str, names: Collection[str], *, any_address: bool) -> bool:
+    """
+    Whether a page that a browser asked `host` for may be served.
+
+    A page from elsewhere can let its own name lead to this machine (DNS rebinding); the browser then takes it for the
+    same site.  It cannot choose what the `Host` header says, so names are only served that this dashboard is known by.
+
+    Args:
+        host: The `Host` header.
+        names: What it is known by, in lower case, without ports.
+        any_address: Whether it is reached by its address too: addresses cannot be rebound.
+    """
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    if name in names or name in _LOOPBACK:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return any_address
+
+
+def comes_from_elsewhere(request: Request) -> bool:
+    """Whether a browser says that it sends this for a page of another site."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None and site not in ("same-origin", "none"):
+        return True
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+
+
+class Sessions:
+    """
+    Who is signed in.  Nothing is kept: a session is a signed number, good for this process and for twelve hours.
+
+    Args:
+        token: What signs in; None: whoever reaches the dashboard is an operator.
+        port: Cookies are shared by all ports of a machine, so each has a name of its own.
+    """
+
+    def __init__(self, token: str | None, port: int) -> None:
+        self._token = token
+        self._key = secrets.token_bytes(32)
+        self.cookie = f"qferry-session-{port}"
+        self._wrong: dict[str, tuple[int, float]] = {}  # address -> wrong tokens in a row, when the next is looked at
+
+    @property
+    def wants_token(self) -> bool:
+        """Whether somebody has to sign in."""
+        return self._token is not None
+
+    def new(self) -> str:
+        """A session that begins now."""
+        said = f"{secrets.token_urlsafe(18)}.{int(time.time())}"
+        return f"{said}.{self._mac('session', said)}"
+
+    def of(self, request: Request) -> str | None:
+        """The session of a request; None if it has none that is good."""
+        session = request.cookies.get(self.cookie, "")
+        said, _, mac = session.rpartition(".")
+        if not hmac.compare_digest(self._mac("session", said).encode(), mac.encode()):
+            return None
+        begun = int(said.rpartition(".")[2])
+        return session if time.time() - begun < SESSION_S else None
+
+    def form_token(self, session: str) -> str:
+        """What a form of this session must send along."""
+        return self._mac("form", session)
+
+    def is_form_of(self, session: str, given: object) -> bool:
+        """Whether a form is of this session."""
+        return isinstance(given, str) and hmac.compare_digest(self.form_token(session).encode(), given.encode())
+
+    def wait_s(self, address: str) -> float:
+        """How long until a token from this address is looked at, in seconds."""
+        _, until = self._wrong.get(address, (0, 0.0))
+        return max(0.0, until - time.monotonic())
+
+    def is_token(self, given: object, address: str) -> bool:
+        """Whether this is the token; a wrong one makes the next wait."""
+        right = (
+            self._token is not None
+            and isinstance(given, str)
+            and hmac.compare_digest(self._token.encode(), given.encode(errors="replace"))
+        )
+        if right:
+            self._wrong.pop(address, None)
+            return True
+        times = self._wrong.pop(address, (0, 0.0))[0] + 1
+        if len(self._wrong) >= _ADDRESSES_MAX:
+            self._wrong.pop(next(iter(self._wrong)))
+        self._wrong[address] = (times, time.monotonic() + min(WAIT_MAX_S, WAIT_S * 2 ** min(times - 1, 10)))
+        return False
+
+    def _mac(self, purpose: str, text: str) -> str:
+        return hmac.new(self._key, f"{purpose}:{text}".encode(), "sha256").hexdigest()

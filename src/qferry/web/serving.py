@@ -1,0 +1,121 @@
+"""The server: the dashboard at a port, until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FrameType
+
+import uvicorn
+
+from qferry.connection import Connection
+from qferry.errors import Misuse
+from qferry.web.app import Dashboard
+from qferry.web.security import Sessions
+
+# When the server is stopped, pages under way may be completed for this long, in seconds.
+GOODBYE_S = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """
+    How the dashboard is served.
+
+    Args:
+        connection: The servers.
+        host: The address to listen at.
+        port: 0 for any that is free.
+        token: What signs in; None: whoever can connect is an operator.
+        names: Further names under which it is reached.
+        any_address: Whether other machines reach it.
+        read_only: Whether it only shows.
+    """
+
+    connection: Connection
+    host: str
+    port: int
+    token: str | None = field(default=None, repr=False)
+    names: tuple[str, ...] = ()
+    any_address: bool = False
+    read_only: bool = False
+
+
+class _Server(uvicorn.Server):
+    """Lets go at once of those who watch, who would otherwise stay for ever."""
+
+    def __init__(self, config: uvicorn.Config, farewell: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._farewell = farewell
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end."""
+        self._farewell()
+        super().handle_exit(sig, frame)
+
+
+def serve(settings: Settings, *, ready: Callable[[str], None], told: Callable[[str], None]) -> None:
+    """
+    Serve the dashboard until Ctrl-C.
+
+    Args:
+        settings: How.
+        ready: Called with the URL when it can be used.
+        told: Called with what becomes of commands that are at work in the end.
+
+    Raises:
+        Misuse: The port is taken, or this process may not use it.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family)
+    except OSError as error:
+        raise Misuse(
+            f"Nothing can be served at port {settings.port} of {settings.host}: {os.strerror(error.errno or 0)}.",
+            hint="Choose another port with --port, or end what listens there.",
+        ) from error
+    with listener:
+        port = listener.getsockname()[1]
+        dashboard = Dashboard(
+            settings.connection,
+            Sessions(settings.token, port),
+            names=settings.names,
+            any_address=settings.any_address,
+            read_only=settings.read_only,
+        )
+        config = uvicorn.Config(
+            dashboard.app(),
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=GOODBYE_S,
+        )
+        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+        ready(f"http://{shown}:{port}/")
+        try:
+            _Server(config, dashboard.end_streams).run(sockets=[listener])
+        finally:
+            _farewell(dashboard, told)
+
+
+def _farewell(dashboard: Dashboard, told: Callable[[str], None]) -> None:
+    """Stop what is at work, and say what becomes of it."""
+    under_way = dashboard.works.under_way()
+    for work in under_way:
+        told(f"Stopping the {work.verb} of `{work.source}` at its next step.")
+    with contextlib.suppress(KeyboardInterrupt):  # not even that long
+        dashboard.works.stop(under_way)
+    for work in under_way:
+        again = f"run `qferry {_typed(work.verb)}` again to go on"
+        if not work.over.is_set():
+            told(f"The {work.verb} of `{work.source}` is broken off; its claim lapses in ten seconds, then {again}.")
+        elif work.stopped:
+            told(f"The {work.verb} of `{work.source}` has stopped and given its claim back; {again}.")
+
+
+def _typed(verb: str) -> str:
+    return "verify --repair" if verb == "repair" else verb

@@ -1,0 +1,266 @@
+"""What the pages are made of: everything a template shows of a migration, and how figures look."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from qferry.cli.progress import sentence
+from qferry.cli.shapes import ALL_READS, next_step, writer_data
+from qferry.commands import HistoryLine, Status
+from qferry.flows.effects import Report
+from qferry.flows.verify import Verification
+from qferry.protocol.phases import ENDED, Phase
+from qferry.protocol.records import Migration
+from qferry.web import pictures
+from qferry.web.actions import ACTIONS
+from qferry.web.watching import Look, Sample
+from qferry.web.works import Work
+
+# Lines of history on a migration's page, and on a page of its own.
+LINES_BRIEF, LINES_FULL = 8, 100
+# Writers that are listed, and from how many on the list is folded away.
+WRITERS_LISTED, WRITERS_FOLDED = 500, 12
+_MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
+_NOTHING = "\N{EN DASH}"
+_VERDICTS = ("verified", "verification failed")
+
+MIGRATION_PARTS = (
+    "head",
+    "work",
+    "way",
+    "traffic",
+    "writers",
+    "debt",
+    "proof",
+    "shadow",
+    "checklist",
+    "actions",
+    "lines",
+)
+LIST_PARTS = ("list",)
+
+
+def _number(value: float | None) -> str:
+    return _NOTHING if value is None else f"{value:,.0f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "less than a second"
+    if seconds < _MINUTE_S:
+        return f"{seconds:.0f} s"
+    if seconds < _HOUR_S:
+        return f"{seconds / _MINUTE_S:.0f} min"
+    if seconds < 2 * _DAY_S:
+        return f"{seconds / _HOUR_S:.1f} h"
+    return f"{seconds / _DAY_S:.0f} days"
+
+
+def _when(at: str | None) -> Markup:
+    """A moment as the records have it, in UTC."""
+    if not at:
+        return escape(_NOTHING)
+    return Markup('<time datetime="{0}">{1}</time>').format(at, at.replace("T", " ").removesuffix("Z"))
+
+
+def _prose(text: str) -> Markup:
+    """A sentence whose names and commands stand in backticks."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  it is escaped first
+
+
+def _figure(value: Any) -> str:
+    """A figure or word of any kind of evidence."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_figure(one)}" for name, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_figure(one) for one in value)
+    return _NOTHING if value is None else str(value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def environment() -> Environment:
+    """The templates; whatever is put into them is escaped."""
+    made = Environment(
+        loader=PackageLoader("qferry.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(
+        number=_number,
+        duration=_duration,
+        when=_when,
+        prose=_prose,
+        figure=_figure,
+        words=_words,
+        sentence=sentence,
+        filled=filled,
+    )
+    made.globals.update(WIDTH=pictures.WIDTH, HEIGHT=pictures.HEIGHT)
+    return made
+
+
+def filled(text: str, m: Migration, **more: object) -> Markup:
+    """A consequence with the names of a migration in it."""
+    code = Markup("<code>{}</code>")
+    names = {"source": code.format(m.source), "target": code.format(m.target)}
+    return _prose(text).format(**names, **more)
+
+
+def listed(look: Look) -> dict[str, Any]:
+    """What the list of migrations shows: those under way first, then the latest."""
+    found = sorted(look.statuses, key=lambda s: s.migration.generation, reverse=True)
+    found.sort(key=lambda s: s.migration.phase in ENDED)
+    return {"migrations": [(s, pictures.way(s.migration), next_step(s.migration)) for s in found]}
+
+
+def migration(
+    look: Look, samples: Sequence[Sample], rate: float | None, work: Work | None, *, read_only: bool
+) -> dict[str, Any]:
+    """What a migration's page shows."""
+    (status,) = look.statuses
+    m = status.migration
+    failed = _failed(look.lines, work)
+    return {
+        "m": m,
+        "status": status,
+        "next": next_step(m),
+        "steps": pictures.way(m, failed=failed is not None),
+        "aborted": m.phase in (Phase.ABORTING, Phase.ABORTED),
+        "stepped_back": getattr(m, "stepped_back", ""),
+        "traffic": pictures.traffic(m),
+        "progress": _progress(m, rate),
+        "work": work,
+        "work_share": _share_of(work.report) if work is not None else None,
+        "writers": _writers(status),
+        "line": pictures.debt_line(samples),
+        "failed": failed,
+        "checks": work.result if work is not None and isinstance(work.result, Verification) else None,
+        "parity": _parity(getattr(m, "parity", None)),
+        "shadow": _evidence(getattr(status, "shadow", None)),
+        "shadow_percent": getattr(m, "shadow_percent", 0),
+        "checklist": _checklist(getattr(status, "checklist", None) or ()),
+        "suggested": _suggested(m, failed=failed is not None),
+        "possible": [] if read_only else [action for action in ACTIONS.values() if action.fits(m)],
+        "read_only": read_only,
+        "lines": look.lines[:LINES_BRIEF],
+    }
+
+
+def _suggested(m: Migration, *, failed: bool) -> str:
+    """The action that usually comes next; empty: none of those that the dashboard has."""
+    if m.phase in (Phase.CAPTURING, Phase.COPYING):
+        return "backfill"
+    if m.phase in (Phase.COPIED, Phase.SWITCHED) and m.verified is None:
+        return "repair" if failed or m.suspicions else "verify"
+    if m.phase is Phase.SWITCHED and m.read_percent == ALL_READS and not m.reads_held:
+        return "finish"
+    return {Phase.COPIED: "switch", Phase.SWITCHED: "switch", Phase.FINISHING: "finish", Phase.FINISHED: "cleanup"}.get(
+        m.phase, ""
+    )
+
+
+def _failed(lines: Sequence[HistoryLine], work: Work | None) -> HistoryLine | None:
+    """The last verification, if it has found differences, as the history tells it."""
+    if work is not None and isinstance(work.result, Verification) and work.result.passed:
+        return None
+    verdicts = [line for line in lines if line.what in _VERDICTS]
+    return verdicts[0] if verdicts and verdicts[0].what == "verification failed" else None
+
+
+def _progress(m: Migration, rate: float | None) -> dict[str, Any] | None:
+    """How far the copy is; None if none is under way."""
+    if m.phase is not Phase.COPYING:
+        return None
+    left = max(0, m.expected_points - m.copied_points)
+    return {
+        "done": m.copied_points,
+        "total": m.expected_points,
+        "share": pictures.share(m.copied_points, m.expected_points),
+        "rate": rate,
+        "left_s": left / rate if rate else None,
+    }
+
+
+def _share_of(report: Report | None) -> float | None:
+    if report is None or report.done is None or not report.total:
+        return None
+    return pictures.share(report.done, report.total)
+
+
+def _writers(status: Status) -> dict[str, Any]:
+    """The writers: a summary, and each of them, those that hold something up first."""
+    rows = [writer_data(status.migration, writer) for writer in status.writers]
+    rows.sort(key=lambda row: (not row["suspect"], not row["behind"], -row["debt"], row["host"], row["pid"]))
+    slowest = [row["p99_ms"] for row in rows if row["p99_ms"] is not None]
+    return {
+        "rows": rows[:WRITERS_LISTED],
+        "count": len(rows),
+        "behind": sum(row["behind"] for row in rows),
+        "suspect": sum(row["suspect"] for row in rows),
+        "pinned": sum(bool(row["pins"]) for row in rows),
+        "debt": sum(row["debt"] for row in rows),
+        "p99_ms": max(slowest, default=None),
+        "folded": len(rows) > WRITERS_FOLDED,
+    }
+
+
+def _evidence(found: Any) -> list[tuple[str, Any, float | None]] | None:
+    """Evidence of whatever kind, line by line; the last of each is a share from 0 to 1, where it is one."""
+    values = found if isinstance(found, Mapping) else vars(found) if hasattr(found, "__dict__") else None
+    if not values:
+        return None
+    return [(name, value, _as_share(name, value)) for name, value in values.items()]
+
+
+_SHARES = ("recall", "overlap", "share")
+
+
+def _as_share(name: str, value: Any) -> float | None:
+    """A figure as a share, if its name says that it is one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        return None
+    return float(value) if any(word in name for word in _SHARES) else None
+
+
+def _parity(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Search parity: what holds for all of it, and the figures of each vector."""
+    if not found:
+        return None
+    tables = {
+        f"{name}: {vector}" if vector else name: [(n, v, _as_share(n, v)) for n, v in figures.items()]
+        for name, by_vector in found.items()
+        if isinstance(by_vector, Mapping)
+        for vector, figures in by_vector.items()
+        if isinstance(figures, Mapping)
+    }
+    nested = {name for name, value in found.items() if isinstance(value, Mapping) and _of_mappings(value)}
+    plain = [(n, v, _as_share(n, v)) for n, v in found.items() if n not in nested and n != "passed"]
+    return {"passed": found.get("passed"), "plain": plain, "tables": tables}
+
+
+def _of_mappings(value: Mapping[str, Any]) -> bool:
+    return bool(value) and all(isinstance(one, Mapping) for one in value.values())
+
+
+def _checklist(metrics: Sequence[Any]) -> list[tuple[str, list[Any]]]:
+    """The metrics, by phase, in their order."""
+    by_phase: dict[str, list[Any]] = {}
+    for metric in metrics:
+        by_phase.setdefault(str(getattr(metric.phase, "value", metric.phase)), []).append(metric)
+    return list(by_phase.items())

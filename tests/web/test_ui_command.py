@@ -1,0 +1,148 @@
+"""`qferry ui` as a process: where it listens, what it refuses, and how it ends."""
+
+import builtins
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+import pytest
+from browsing import DEADLINE_S, dashboard, environment
+
+from qferry import commands
+from qferry.cli import main
+from qferry.connection import Connection
+from qferry.protocol.records import Migration
+
+TOKEN = "correct-horse-battery"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """The exit code and the one sentence of a command that does not begin."""
+    code = main(["ui", *arguments])
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    return code, said.err
+
+
+@pytest.fixture(autouse=True)
+def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no token of the shell's be taken for one of the test's."""
+    monkeypatch.delenv("QFERRY_UI_TOKEN", raising=False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "ferry.example", "127.0.0.1.example"])  # noqa: S104
+def test_other_machines_need_a_token(capsys: pytest.CaptureFixture[str], host: str) -> None:
+    """Without one nothing is served."""
+    code, said = refused(capsys, "--host", host)
+    assert code == 2
+    assert "there is no token" in said
+    assert "QFERRY_UI_TOKEN" in said
+
+
+@pytest.mark.parametrize("token", ["short", "with spaces in the middle", "accénts-are-no-good-here"])
+def test_token_that_is_no_good_is_refused_without_repeating_it(capsys: pytest.CaptureFixture[str], token: str) -> None:
+    """It may be a secret that was only typed wrong."""
+    code, said = refused(capsys, "--token", token)
+    assert code == 2
+    assert "at least 16 characters" in said
+    assert token not in said
+
+
+def test_port_that_is_taken_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 1."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        code, said = refused(capsys, "--port", str(port))
+    assert code == 1
+    assert said.startswith(f"Nothing can be served at port {port} of 127.0.0.1: Address already in use.")
+
+
+def test_missing_packages_are_a_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that brings them."""
+    real = builtins.__import__
+
+    def without_starlette(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.split(".", maxsplit=1)[0] in ("starlette", "uvicorn"):
+            raise ImportError(f"No module named {name!r}")
+        return real(name, *args, **kwargs)
+
+    for name in [name for name in sys.modules if name.startswith("qferry.web")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", without_starlette)
+    code, said = refused(capsys)
+    assert code == 1
+    assert 'pip install "qferry[ui]"' in said
+
+
+def test_token_on_the_command_line_is_warned_of(qdrant: Any) -> None:
+    """One of the environment is not; it is neither in the answer nor in what is said."""
+    with dashboard(qdrant, "--token", TOKEN) as (url, running):
+        assert httpx.get(url, follow_redirects=False).status_code == HTTPStatus.SEE_OTHER
+        running.send_signal(signal.SIGINT)
+        assert running.communicate(timeout=DEADLINE_S) == ("", "")
+    command = [sys.executable, "-m", "qferry", "ui", "--port", "0"]
+    for arguments, variables, warned in ((["--token", TOKEN], {}, True), ([], {"QFERRY_UI_TOKEN": TOKEN}, False)):
+        with subprocess.Popen(  # noqa: S603  our own command
+            [*command, *arguments], env=environment(qdrant, **variables), stderr=subprocess.PIPE, text=True
+        ) as running:
+            assert running.stderr is not None
+            said = running.stderr.readline()
+            running.kill()
+        assert ("can be seen by every user" in said) is warned
+        assert TOKEN not in said
+
+
+def test_ctrl_c_ends_it_at_once_though_somebody_watches(qdrant: Any) -> None:
+    """Streams end, not a word is said, and the exit code is 0."""
+    with dashboard(qdrant) as (url, running), httpx.Client(base_url=url, timeout=DEADLINE_S) as client:
+        client.get("/")
+        with client.stream("GET", "/live?of=") as live:
+            lines = live.iter_lines()
+            assert next(lines) == "retry: 2000"
+            while not next(lines).startswith("data: "):
+                pass
+            began = time.monotonic()
+            running.send_signal(signal.SIGINT)
+            assert list(lines) is not None  # the end of the stream, not an error
+        assert running.wait(DEADLINE_S) == 0
+        assert time.monotonic() - began < DEADLINE_S / 2
+        assert running.communicate() == ("", "")
+
+
+def test_ctrl_c_stops_what_is_at_work_and_says_so(
+    qdrant: Any, connection: Connection, started: Callable[[], Migration], source: str
+) -> None:
+    """The claim is given back, and the backfill can be gone on with."""
+    m = started()
+    commands.throttle(connection, source, limits={"paused": True})
+    with dashboard(qdrant) as (url, running), httpx.Client(base_url=url, timeout=DEADLINE_S) as client:
+        page = client.get(f"/migrations/{m.id}/backfill").text
+        fields = {name: page.split(f'name="{name}" value="')[1].split('"')[0] for name in ("form_token", "migration")}
+        fields |= {"phase": "copying", "read_percent": "0"}
+        sent = client.post(f"/migrations/{m.id}/backfill", data=fields, headers={"Origin": url})
+        assert sent.status_code == HTTPStatus.SEE_OTHER
+        until = time.monotonic() + DEADLINE_S
+        while not started().pace and time.monotonic() < until:
+            time.sleep(0.05)
+        assert started().claim
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=DEADLINE_S)
+        assert running.returncode == 0
+    assert f"Stopping the backfill of `{source}`" in said
+    assert "has stopped and given its claim back; run `qferry backfill` again to go on" in said
+    assert started().claim == ""
+
+
+def test_it_does_not_listen_to_proxies_for_its_name(qdrant: Any) -> None:
+    """A name that leads here is served only if it was allowed."""
+    with dashboard(qdrant, "--allow-host", "Ferry.Example") as (url, _):
+        assert httpx.get(url, headers={"Host": "ferry.example"}).status_code == HTTPStatus.OK
+        strange = {"Host": "evil.example", "X-Forwarded-Host": "localhost"}
+        assert httpx.get(url, headers=strange).status_code == HTTPStatus.MISDIRECTED_REQUEST
