@@ -148,6 +148,7 @@ def test_token_forms_and_keyboard(browser: Browser, qdrant: Any, started: Callab
         page.set_default_timeout(WAIT_MS)
         expect(page.locator(".chip.aborted")).to_be_visible(timeout=WAIT_MS)
         assert all("409" in one for one in said), said
+        page.wait_for_load_state("load")
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= 390, "a phone would have to scroll sideways"
         page.close()

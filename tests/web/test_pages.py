@@ -340,10 +340,18 @@ def test_what_later_versions_add_to_the_records_is_shown_if_it_is_there(
     shown = person.dashboard._shown(look)
     from qferry.web import views  # noqa: PLC0415  only this test looks inside
 
-    parity = {"passed": True, "queries": 100, "at": NASTY, "vectors": {"": {"recall": 0.987, "k": 10}}}
+    parity = {
+        "passed": True,
+        "overlap": {"": 0.5, "image": 0.25},
+        "queries": 100,
+        "at": NASTY,
+        "vectors": {"": {"recall": 0.987, "k": 10}},
+    }
     proof = templates.get_template("parts/proof.html").render({**shown, "parity": views._parity(parity)})
     assert "Search parity" in proof
     assert 'width="98.7"' in proof
+    assert 'width="25.0"' in proof
+    assert "overlap image" in proof
     assert "<img" not in proof
     shadow = {"overlap": 0.5, "errors": 3}
     drawn = templates.get_template("parts/shadow.html").render({**shown, "shadow": views._evidence(shadow)})
@@ -425,6 +433,22 @@ def test_read_only_serves_no_action(dashboard: Any, started: Callable[[], Migrat
             answer = person.post(f"{page_of(m)}/{verb}", {"typed_name": source})
             assert answer.status_code == HTTPStatus.NOT_FOUND
     assert started() == m
+
+
+def test_page_that_cannot_be_made_is_a_sentence(
+    person: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And what ended it is logged."""
+
+    def faulty(_: Any) -> Any:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("qferry.web.views.listed", faulty)
+    answer = person.client.get("/")
+    assert answer.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
+    assert "A fault of qferry: RuntimeError." in answer.text
+    assert "boom" not in answer.text
+    assert "boom" in caplog.text
 
 
 def test_command_that_ends_by_a_fault_says_so(person: Any, started: Callable[[], Migration]) -> None:

@@ -116,10 +116,11 @@ def test_ctrl_c_ends_it_at_once_though_somebody_watches(qdrant: Any) -> None:
         assert running.communicate() == ("", "")
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_stops_what_is_at_work_and_says_so(
-    qdrant: Any, connection: Connection, started: Callable[[], Migration], source: str
+    qdrant: Any, connection: Connection, started: Callable[[], Migration], source: str, how: signal.Signals
 ) -> None:
-    """The claim is given back, and the backfill can be gone on with."""
+    """Also when a container is stopped: the claim is given back, and the backfill can be gone on with."""
     m = started()
     commands.throttle(connection, source, limits={"paused": True})
     with dashboard(qdrant) as (url, running), httpx.Client(base_url=url, timeout=DEADLINE_S) as client:
@@ -132,7 +133,7 @@ def test_ctrl_c_stops_what_is_at_work_and_says_so(
         while not started().pace and time.monotonic() < until:
             time.sleep(0.05)
         assert started().claim
-        running.send_signal(signal.SIGINT)
+        running.send_signal(how)
         _, said = running.communicate(timeout=DEADLINE_S)
         assert running.returncode == 0
     assert f"Stopping the backfill of `{source}`" in said

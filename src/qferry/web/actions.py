@@ -13,7 +13,7 @@ from qferry.commands import DEFAULT_SAFETY_DAYS, Seen
 from qferry.connection import Connection
 from qferry.consequences import CONSEQUENCES, Consequence
 from qferry.errors import Misuse
-from qferry.protocol.phases import ENDED, TRANSITIONS, Event, Phase
+from qferry.protocol.phases import JOURNALLED, TRANSITIONS, Event, Phase
 from qferry.protocol.records import Migration, Strategy
 from qferry.protocol.throttle import QuietHours
 
@@ -202,6 +202,11 @@ def _can_abort(m: Migration) -> bool:
     return m.phase is Phase.ABORTING or Event.ABANDONED in TRANSITIONS[m.phase]
 
 
+def _can_throttle(m: Migration) -> bool:
+    """Whether there is, or will be, anything to slow down."""
+    return m.phase in JOURNALLED or m.phase in (Phase.PREPARING, Phase.ANNOUNCED)
+
+
 _PROVABLE = _in(Phase.COPIED, Phase.SWITCHED)
 
 ACTIONS: Mapping[str, Action] = {
@@ -229,7 +234,7 @@ ACTIONS: Mapping[str, Action] = {
                 ),
             ),
         ),
-        Action("throttle", "Throttle or pause", lambda m: m.phase not in ENDED, _throttle, _LIMITS, beside=True),
+        Action("throttle", "Throttle or pause", _can_throttle, _throttle, _LIMITS, beside=True),
         Action("rollback", "Roll back", _in(Phase.SWITCHED), _plainly(commands.rollback), overtakes=True),
         Action("abort", "Abort", _can_abort, _plainly(commands.abort), typed=True, overtakes=True),
         Action(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import time
 import uuid
@@ -42,6 +43,8 @@ ANSWER_S = 1.5
 FORM_BYTES_MAX = 64 * 1024
 # What was found is shown for so long before doctor is asked again.
 _FINDINGS_S = 10.0
+
+_log = logging.getLogger(__name__)
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -151,6 +154,12 @@ class Dashboard:
                 response = self._problem(request, HTTPStatus.NOT_FOUND, "There is no such migration on this server.")
             except FerryError as error:
                 response = self._problem(request, _status_for(error), error.message, error.hint)
+            except HTTPException:
+                raise
+            except Exception as error:  # noqa: BLE001  it is logged, and whoever asked is told
+                _log.exception("a page could not be made")
+                fault = f"A fault of qferry: {type(error).__name__}."
+                response = self._problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, fault, "Please report it.")
             if is_new and session is not None:
                 self._keep(response, session)
             return response
@@ -165,7 +174,7 @@ class Dashboard:
             if int(request.headers.get("content-length") or FORM_BYTES_MAX + 1) > FORM_BYTES_MAX:
                 return self._problem(request, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "That is no form of this dashboard.")
         if session is None and not open_to_all:
-            if request.method == "GET" and request.url.path != "/live":
+            if request.method != "POST" and request.url.path != "/live":
                 return RedirectResponse(f"/login?next={request.url.path}", HTTPStatus.SEE_OTHER)
             return self._problem(request, HTTPStatus.UNAUTHORIZED, "You are not signed in; nothing was changed.")
         if request.method == "POST" and not open_to_all:
@@ -181,7 +190,7 @@ class Dashboard:
         if not self._sessions.wants_token:
             return RedirectResponse("/", HTTPStatus.SEE_OTHER)
         address = request.client.host if request.client else ""
-        if request.method == "GET":
+        if request.method != "POST":
             return self._html("login.html", request, next=request.query_params.get("next", "/"), problem="")
         form = await request.form()
         following = _local(form.get("next"))
@@ -282,7 +291,7 @@ class Dashboard:
         if not action.fits(m):
             problem = out_of_order(m.phase, f"qferry {action.verb}")
             return self._form(request, action, m, problem)
-        if request.method == "GET":
+        if request.method != "POST":
             return self._form(request, action, m, None)
         form = dict(await request.form())
         try:
@@ -360,7 +369,8 @@ class Dashboard:
         return HTMLResponse(text, code)
 
     def _problem(self, request: Request, status: int, message: str, hint: str = "") -> Response:
-        return self._html("problem.html", request, status, message=message, hint=hint)
+        again = status == HTTPStatus.SERVICE_UNAVAILABLE and request.method != "POST"
+        return self._html("problem.html", request, status, message=message, hint=hint, again=again)
 
     def _forged(self, request: Request, why: str) -> Response:
         hint = "Open the page again and send the form from there."
@@ -377,7 +387,7 @@ class Dashboard:
 
 
 def _filled(text: str, m: Migration) -> Markup:
-    return views.filled(text, m, percent="the chosen", days="the chosen")
+    return views.filled(text, m, percent="the chosen", days="the chosen number of")
 
 
 def _status_for(error: FerryError) -> int:

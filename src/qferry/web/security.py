@@ -12,6 +12,7 @@ import ipaddress
 import secrets
 import time
 from collections.abc import Collection, Mapping
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
@@ -30,6 +31,8 @@ HEADERS: Mapping[str, str] = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+# Their addresses change with their contents (`views.environment`).
+FILES_CACHED = "public, max-age=31536000, immutable"
 SESSION_S = 12 * 3600
 # After a wrong token the next one is looked at so much later, doubled with each further one, up to the last figure.
 WAIT_S, WAIT_MAX_S = 1.0, 60.0
@@ -38,7 +41,7 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Headers:
-    """Adds `HEADERS` to every answer."""
+    """Adds `HEADERS` to every answer; files may be cached."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -51,6 +54,8 @@ class Headers:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
+                if scope["path"].startswith("/static/") and message["status"] == HTTPStatus.OK:
+                    headers["Cache-Control"] = FILES_CACHED  # there is nothing of anybody's in them
             await send(message)
 
         await self._app(scope, receive, with_headers)

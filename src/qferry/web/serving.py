@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ class _Server(uvicorn.Server):
 
 def serve(settings: Settings, *, ready: Callable[[str], None], told: Callable[[str], None]) -> None:
     """
-    Serve the dashboard until Ctrl-C.
+    Serve the dashboard until Ctrl-C or SIGTERM; to be called in the main thread.
 
     Args:
         settings: How.
@@ -96,6 +97,8 @@ def serve(settings: Settings, *, ready: Callable[[str], None], told: Callable[[s
         )
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         ready(f"http://{shown}:{port}/")
+        # uvicorn raises the signal again when it has ended; a container's must not end the process before the farewell.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             _Server(config, dashboard.end_streams).run(sockets=[listener])
         finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -111,8 +113,16 @@ def environment() -> Environment:
         sentence=sentence,
         filled=filled,
     )
-    made.globals.update(WIDTH=pictures.WIDTH, HEIGHT=pictures.HEIGHT)
+    made.globals.update(WIDTH=pictures.WIDTH, HEIGHT=pictures.HEIGHT, FILES=_files())
+    for name in made.list_templates():
+        made.get_template(name)  # now, and not while somebody waits for a page
     return made
+
+
+def _files() -> str:
+    """What changes whenever one of the files does that pages refer to."""
+    found = sorted(resources.files("qferry.web").joinpath("static").iterdir(), key=lambda file: file.name)
+    return hashlib.sha256(b"".join(file.read_bytes() for file in found if file.is_file())).hexdigest()[:12]
 
 
 def filled(text: str, m: Migration, **more: object) -> Markup:
@@ -250,7 +260,12 @@ def _parity(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
         if isinstance(figures, Mapping)
     }
     nested = {name for name, value in found.items() if isinstance(value, Mapping) and _of_mappings(value)}
-    plain = [(n, v, _as_share(n, v)) for n, v in found.items() if n not in nested and n != "passed"]
+    plain: list[tuple[str, Any, float | None]] = []
+    for name, value in found.items():
+        if isinstance(value, Mapping) and name not in nested:
+            plain += [(f"{name} {of}".strip(), one, _as_share(name, one)) for of, one in value.items()]
+        elif name not in nested and name != "passed":
+            plain.append((name, value, _as_share(name, value)))
     return {"passed": found.get("passed"), "plain": plain, "tables": tables}
 
 

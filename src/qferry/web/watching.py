@@ -128,8 +128,10 @@ class Watching:
                 yield look
         finally:
             viewers.discard(queue)
-            if not viewers and topic in self._pollers:
-                self._pollers.pop(topic).cancel()
+            if not viewers:
+                self._viewers.pop(topic, None)
+                if topic in self._pollers:
+                    self._pollers.pop(topic).cancel()
 
     async def _poll(self, topic: str) -> None:
         while True:
@@ -143,7 +145,7 @@ class Watching:
             except Exception as error:  # noqa: BLE001  who watches must be told that nobody looks for them any more
                 fault = FerryError(f"A fault of qferry: {type(error).__name__}: {error}.", hint="Please report it.")
                 look = Look(at=began, error=fault)
-            for queue in self._viewers[topic]:
+            for queue in self._viewers.get(topic, ()):
                 # Who is slow is given the latest look, and none of those before.
                 with contextlib.suppress(asyncio.QueueEmpty):
                     queue.get_nowait()
