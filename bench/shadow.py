@@ -4,7 +4,8 @@ What shadow reads cost the callers: one client, blocks of searches with and with
 Both collections hold the same points on one server; the migration is switched with no reads on the target.  A block
 without shadow reads begins when those of the block before are through.  Prints JSON, in milliseconds: the median over
 the blocks of each block's p50, p95 and p99, and of the p50 of the callers' own computing, which a machine that is busy
-otherwise disturbs less; and the median of what a block with shadow reads takes for 1 of the block beside it.
+otherwise disturbs less; and what blocks take for 1 of those without.  Every round has a second block without: how far
+that one is from 1 is what the machine's noise alone makes of a ratio.
 
     python -m bench.shadow [--shadow 5] [--callers 1] [--rounds 40] [--calls 200]
 """
@@ -12,6 +13,7 @@ otherwise disturbs less; and the median of what a block with shadow reads takes 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -112,12 +114,22 @@ def quantiles(block: list[tuple[float, float]]) -> dict[str, float]:
     return {"p50": found[49], "p95": found[94], "p99": found[98], "cpu_p50": cpu}
 
 
+def ratios(one: list[dict[str, float]], other: list[dict[str, float]]) -> dict[str, float]:
+    """Return what `other` takes for 1 of `one`: by the medians of all blocks, and in the median of the rounds."""
+    found = {}
+    for name in ("p50", "cpu_p50"):
+        mine, theirs = ([block[name] for block in blocks] for blocks in (one, other))
+        found[name] = round(statistics.median(theirs) / statistics.median(mine), 4)
+        found[f"{name}_by_round"] = round(statistics.median(b / a for a, b in zip(mine, theirs, strict=True)), 4)
+    return found
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shadow", type=float, default=5.0, help="per cent of the searches (default: %(default)s)")
     parser.add_argument("--callers", type=int, default=1, help="at the same time (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=40, help="pairs of blocks (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=40, help="of three blocks (default: %(default)s)")
     parser.add_argument("--calls", type=int, default=200, help="searches of a block (default: %(default)s)")
     parser.add_argument("--points", type=int, default=20_000, help="(default: %(default)s)")
     parser.add_argument("--dim", type=int, default=256, help="(default: %(default)s)")
@@ -130,26 +142,27 @@ def main() -> None:
         client = FerryClient(url=server.url, check_compatibility=False)
         block = Block(client, options.dim, options.callers, options.calls)
         block.run()
-        blocks: dict[float, list[dict[str, float]]] = {0.0: [], options.shadow: []}
+        kinds = {"without": 0.0, "without_again": 0.0, "with": options.shadow}
+        blocks: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+        orders = list(itertools.permutations(kinds))  # none is always the first
         for number in range(options.rounds):
-            # Neither is always the first of its pair.
-            for percent in sorted(blocks, reverse=bool(number % 2)):
-                set_shadow(client, percent)
-                blocks[percent].append(quantiles(block.run()))
+            for kind in orders[number % len(orders)]:
+                set_shadow(client, kinds[kind])
+                blocks[kind].append(quantiles(block.run()))
                 settle(client)
         found = compared(client)
         client.close()
     load.append(os.getloadavg()[0])
-    without, beside = blocks[0.0], blocks[options.shadow]
-    pairs = list(zip(without, beside, strict=True))
+    medians = {
+        f"{kind}_ms": {name: round(statistics.median(one[name] for one in found_of), 3) for name in found_of[0]}
+        for kind, found_of in blocks.items()
+    }
     result = {
         **vars(options),
         "cpus": os.cpu_count(),
         "load_before_and_after": [round(value, 2) for value in load],
-        "without_ms": {name: round(statistics.median(b[name] for b in without), 3) for name in without[0]},
-        "with_ms": {name: round(statistics.median(b[name] for b in beside), 3) for name in beside[0]},
-        "p50_ratio": round(statistics.median(b["p50"] / a["p50"] for a, b in pairs), 4),
-        "cpu_p50_ratio": round(statistics.median(b["cpu_p50"] / a["cpu_p50"] for a, b in pairs), 4),
+        **medians,
+        "ratios": {kind: ratios(blocks["without"], blocks[kind]) for kind in ("without_again", "with")},
         "shadow_reads": found,
     }
     json.dump(result, sys.stdout, indent=2)

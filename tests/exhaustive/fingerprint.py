@@ -27,16 +27,18 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from qferry.protocol.canary import Watch
 from qferry.protocol.session import Session, View
 
 from .liveness import read_later
 
 # Counted for people, read by no flow except to report it (and there left out too, see servers.py).
 IRRELEVANT: dict[type, frozenset[str]] = {
-    # Nothing follows from what is watched: the scopes' migrations put up with everything (scope.py).
     Session: frozenset(
         {"random", "caller", "calls", "calls_at_last_beat", "timed_s", "beat", "host", "pid", "since", "watches"}
     ),
+    # Nothing follows from what is watched: the scopes' migrations put up with everything (scope.py).
+    Watch: frozenset({"ended", "under_way", "heard_at", "begun"}),
     View: frozenset({"oldest_call"}),
 }
 _OF_THE_INTERPRETER = (CodeType, FrameType, ModuleType, type, BuiltinFunctionType)
