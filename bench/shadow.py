@@ -91,7 +91,7 @@ def set_shadow(client: FerryClient, percent: float) -> None:
     session: Any = client._session  # noqa: SLF001  a command would take a second for each block
     view = session.view
     for name, route in view.routes.items():
-        view.routes[name] = replace(route, migration=route.migration.with_changes({"shadow_percent": percent}))
+        view.routes[name] = replace(route, shadow_percent=percent)
 
 
 def compared(client: FerryClient) -> dict[str, float]:

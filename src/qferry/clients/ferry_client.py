@@ -38,6 +38,7 @@ from qferry.flows.write import pieces, repeatable, upload
 from qferry.logs import tell
 from qferry.options import FerryOptions
 from qferry.protocol.records import HOME
+from qferry.protocol.session import Route
 
 _open: weakref.WeakSet[FerryClient]
 _parents: list[Any] = []
@@ -113,11 +114,9 @@ class FerryClient(QdrantClient):
         """Beat if it is time; for the heartbeat thread. Returns the seconds until the next look."""
         return self._driver.run(pulse(self._session, heartbeat_s))
 
-    def _shadow(self, method: str, arguments: dict[str, Any], found: Answered) -> None:
-        """Repeat a read on the other side, in the background, if it is one of those that are; nothing is raised."""
-        session, route = self._session, found.route
-        if route is None or not session.shadowed(route, method):
-            return
+    def _shadow(self, method: str, arguments: dict[str, Any], route: Route, found: Answered) -> None:
+        """Repeat a read on the other side, in the background; nothing is raised."""
+        session = self._session
         repeat = None if self._shadows.full else Repeat.of(session, route, method, arguments, found)
         if repeat is not None:
             self._shadows.put(compare(session, repeat))
@@ -206,16 +205,17 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
             if self._session.over(quiet, time.monotonic()) or self._driver.run(
                 confirmed(self._session, quiet.view, quiet.term, collection_name, writes=writes)
             ):
-                if quiet.route is not None and outcome.error is None and quiet.route.shadow_percent:
+                if quiet.route is not None and outcome.error is None and self._session.shadowed(quiet.route, name):
                     found = Answered(outcome.value, quiet.route, quiet.side, time.monotonic() - quiet.began)
-                    self._shadow(name, by_name(names, args, kwargs), found)
+                    self._shadow(name, by_name(names, args, kwargs), quiet.route, found)
                 return outcome.result()
             if not repeatable(name, by_name(names, args, kwargs)):
                 raise outcome.error or overtaken()
         arguments = by_name(names, args, kwargs)
         if kind is Kind.READ:
             answered = self._driver.run(read_somewhere(self._session, name, collection_name, arguments))
-            self._shadow(name, arguments, answered)
+            if answered.route is not None and self._session.shadowed(answered.route, name):
+                self._shadow(name, arguments, answered.route, answered)
             return answered.value
         return self._driver.run(flow_for(kind, self._session, name, collection_name, arguments))
 

@@ -40,6 +40,8 @@ class Route:
     writes: Routing
     truth: Side
     read_percent: int
+    # The share of the reads that is repeated on the other side: while it has every write, and none is repaired.
+    shadow_percent: float = 0.0
 
     @classmethod
     def of(cls, migration: Migration, pins: Pins) -> Route:
@@ -55,20 +57,14 @@ class Route:
                 percent = 0
         if migration.truth is Side.TARGET:
             percent = 100
-        return cls(migration, writes, migration.truth, percent)
+        shadows = migration.phase is Phase.SWITCHED and writes is Routing.DUAL and not migration.reads_held
+        return cls(migration, writes, migration.truth, percent, migration.shadow_percent if shadows else 0.0)
 
     @property
     def must_reach_both(self) -> bool:
         """Whether a write that failed on the other side must fail for the caller too."""
         m = self.migration
         return m.policy is WritePolicy.BOTH or m.phase in (Phase.SWITCHED, Phase.FINISHING)
-
-    @property
-    def shadow_percent(self) -> float:
-        """The share of the reads that is repeated on the other side: while it has every write, and none is repaired."""
-        m = self.migration
-        shadows = m.phase is Phase.SWITCHED and self.writes is Routing.DUAL and not m.reads_held
-        return m.shadow_percent if shadows else 0.0
 
     @property
     def may_step_back(self) -> bool:
@@ -245,7 +241,7 @@ class Session:
     def shadowed(self, route: Route, method: str) -> bool:
         """Whether a read that has just been answered is to be repeated on the other side."""
         percent = route.shadow_percent
-        return percent > 0 and method in SHADOWED and percent > self.random() * ALL_PERCENT
+        return percent > 0 and percent > self.random() * ALL_PERCENT and method in SHADOWED
 
     def shadow(self, migration: Migration, found: Totals) -> None:
         """Add to what the shadow reads of a migration have found; only one thread at a time may do so."""
