@@ -51,7 +51,7 @@ class Steps(dict[str, float]):
 
 def _qferry(job: Job, strategy: str) -> Steps:
     verbs = (coordinator.start(job.source, job.target, strategy=strategy), ["backfill", job.source])
-    done = coordinator.carry_out(job.place, [*verbs, ["verify", job.source]])
+    done = coordinator.carry_out(job.place, [*verbs, ["verify", job.source, "--queries", "0"]])
     return Steps({"copy" if step["verb"] == "backfill" else step["verb"]: step["seconds"] for step in done})
 
 

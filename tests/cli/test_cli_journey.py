@@ -138,9 +138,25 @@ def test_run_ends_before_the_switch_when_sides_differ(
     assert ran.exit_code == 1
     assert "✗  verify    120 points, not passed: exact counts, every point" in ran.stdout
     assert "✗  every point" in ran.stdout
-    assert "Differing: 7777" in ran.stdout
+    assert "7777: extra on the target" in ran.stdout
     assert f"Next: qferry verify {source} --repair" in ran.stdout
     assert qferry("status", source, "--json").json["migrations"][0]["phase"] == "copied"
+
+
+def test_run_compares_no_point_twice_where_only_searches_are_left(qferry: Any, source: str) -> None:
+    """They were left out, or the target's index was not ready."""
+    qferry("start", source)
+    qferry("backfill", source)
+    assert qferry("verify", source, "--queries", "0").exit_code == 0
+    assert qferry("status", source, "--json").json["migrations"][0]["next"] == f"Run `qferry verify {source} --again`."
+    ran = qferry("run", source, "--json").json
+    assert [step["verb"] for step in ran["steps"]] == ["verify", "switch"]
+    checks = {check["name"]: check["detail"] for check in ran["verification"]["checks"]}
+    assert "of those that differed then 0 again now" in checks["every point"]
+    assert "search parity" in checks
+    status = qferry("status", source)
+    assert "those 0 that had differed again" in status.stdout
+    qferry("rollback", source)
 
 
 def test_run_does_not_take_up_an_aborted_migration(qferry: Any, source: str) -> None:

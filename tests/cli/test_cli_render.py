@@ -8,7 +8,7 @@ from rich.console import Console, RenderableType
 from qferry.cli import render, shapes
 from qferry.commands import HistoryLine, Status, Survey
 from qferry.flows.differences import Difference
-from qferry.flows.verify import Check, Verification
+from qferry.flows.verify import SEARCHES, Check, Verification
 from qferry.protocol.phases import Phase
 from qferry.protocol.records import Migration, Pins, Writer
 from qferry.protocol.shadow import Totals
@@ -160,6 +160,13 @@ def test_failed_check_leads_to_the_command_that_helps(check: str, following: str
 def test_next_command_can_be_typed_as_it_is_shown(source: str, following: str) -> None:
     """A name is quoted; one that was not given is left out there too."""
     assert str(render.then("finish {0}, or qferry rollback {0}", source)) == following
+
+
+def test_searches_that_fail_alone_do_not_lead_to_a_repair() -> None:
+    """There is nothing to repair: the points are equal."""
+    failed = Check(SEARCHES, passed=False, detail="not proven: the target is yellow")
+    text = printed(render.verification(Verification((failed,), 100, (), 0, 1.0), "old"))
+    assert "Next: qferry verify old --again, once that is mended" in text
 
 
 def test_history_shows_what_there_is_to_say() -> None:

@@ -301,3 +301,17 @@ def test_evidence_goes_with_what_it_rests_on(migrating: Migrating) -> None:
     assert evidence(m) is None
     assert commands.verify(m.connection, m.source, repair=True).passed
     commands.switch(m.connection, m.source, percent=10)
+
+
+def test_target_with_another_distance_is_found(migrating: Migrating) -> None:
+    """Its points may be equal; they are ranked otherwise."""
+    m = migrating.backfill()
+    points = ask(m.plain, "POST", f"/collections/{m.source}/points/scroll", {"limit": 100, "with_vector": True})[
+        "points"
+    ]
+    ask(m.plain, "DELETE", f"/collections/{m.target}")
+    ask(m.plain, "PUT", f"/collections/{m.target}", {"vectors": {"size": DIMENSIONS, "distance": "Dot"}})
+    ask(m.plain, "PUT", f"/collections/{m.target}/points?wait=true", {"points": points})
+    found = commands.verify(m.connection, m.source)
+    assert [check.name for check in found.checks if not check.passed] == ["configuration"]
+    assert "distance" in found.checks[0].detail

@@ -44,6 +44,7 @@ _LABELS = {
     "listen": "listening",
     "reclaim": "removing leftovers",
     "restore": "restoring a snapshot",
+    "search": "comparing searches",
     "settle": "settling the journal",
     "snapshot": "taking a snapshot",
     "soak": "soaking",

@@ -292,10 +292,10 @@ def verification(found: Verification, source: str) -> RenderableType:
     if found.passed:
         # Without a comparison of searches the switch would be refused.
         complete = any(check.name == SEARCHES for check in found.checks)
-        return Group(table, then("switch {} --percent 10" if complete else "verify {}", source))
+        return Group(table, then("switch {} --percent 10" if complete else "verify {} --again", source))
     failed = {check.name for check in found.checks if not check.passed}
     if failed == {SEARCHES}:
-        return Group(table, then("verify {}, once what is said there is mended; the points are proven equal", source))
+        return Group(table, then("verify {} --again, once that is mended; the points are proven equal", source))
     # Points and payload indexes can be repaired; a collection's configuration is set when it is created.
     again = then("abort {}, then start again" if failed == {"configuration"} else "verify {} --repair", source)
     if not found.differing:

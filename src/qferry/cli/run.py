@@ -104,9 +104,11 @@ class Run:
             limits = {}  # they are set once; whoever has changed them since must not be overruled
         if self._unproven():
             began = time.monotonic()
+            known = self._migration()
             verification = commands.verify(
                 self.connection,
                 self.source,
+                again=known is not None and known.verified is not None,  # only searches are left to be compared
                 green_timeout_s=self.green_timeout_s,
                 dask=self.dask,
                 limits=limits,

@@ -125,6 +125,7 @@ def proven(m: Migration) -> bool:
 def next_step(m: Migration) -> str:
     """What to do next, as a sentence with the command in it."""
     source, target = shlex.quote(m.source), shlex.quote(m.target)
+    again = " --again" if m.verified is not None else ""  # only searches are left to be compared
     if m.phase not in ENDED and m.suspicions and m.phase in (Phase.COPIED, Phase.SWITCHED):
         return f"Run `qferry verify {source} --repair`: only a full check clears the suspicion."
     match m.phase:
@@ -133,7 +134,7 @@ def next_step(m: Migration) -> str:
         case Phase.CAPTURING | Phase.COPYING:
             return f"Run `qferry backfill {source}`."
         case Phase.COPIED if not proven(m):
-            return f"Run `qferry verify {source}`."
+            return f"Run `qferry verify {source}{again}`."
         case Phase.COPIED:
             return f"Run `qferry switch {source} --percent 10`, or more of the reads at once."
         case Phase.SWITCHED if m.stepped_back:
@@ -147,7 +148,7 @@ def next_step(m: Migration) -> str:
                 f"`qferry switch {source} --percent {m.read_percent}`."
             )
         case Phase.SWITCHED if not proven(m):
-            return f"Run `qferry verify {source}`, or `qferry rollback {source}`."
+            return f"Run `qferry verify {source}{again}`, or `qferry rollback {source}`."
         case Phase.SWITCHED if m.read_percent == 0:
             return f"Run `qferry switch {source} --percent 10`, or `qferry rollback {source}`."
         case Phase.SWITCHED if m.read_percent < ALL_READS:

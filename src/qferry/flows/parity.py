@@ -10,7 +10,7 @@ that writes under way matter little, and held against the gates and against the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qferry.control import wire
@@ -237,7 +237,7 @@ def _answers(co: Coordinator, throttle: Throttle, searches: Sequence[Search], in
             size = min(most, 2 * size)
         elif ended - began > _SLOW_S:
             size = max(1, size // 2)
-        yield Report("search", len(found), len(searches), f"comparing searches in {searches[0].vector}")
+        yield Report("search", len(found), len(searches), f"in {searches[0].vector}")
         yield from co.stay()
     co.pace = ""
     return found
@@ -273,6 +273,11 @@ def _asked(m: Migration, searches: Sequence[Search]) -> Flow[list[_Asked]]:
             )
         differs = not search.vector.relative and not agree(ours[0], theirs[0])
         found.append(_Asked(search, differs, recalls))
+    # The application writes on: what the target finds may be what the source finds a moment later.
+    unlike = [n for n, asked in enumerate(found) if asked.differs]
+    later, _ = yield from _both(m, [searches[n].body(exact=True) for n in unlike], [])
+    for n, hits in zip(unlike, later, strict=True):
+        found[n] = replace(found[n], differs=not agree(hits, answers[n][2][0]))
     return found
 
 

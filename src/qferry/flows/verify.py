@@ -316,12 +316,14 @@ def _conclude(co: Coordinator, report: Verification, heard: int, evidence: Mappi
 
 def _searches(co: Coordinator, progress: Progress, queries: int, green_timeout_s: float) -> Flow[Check]:
     """Compare searches, and record what came of it if every point still counts as equal."""
+    suspect = Check(SEARCHES, passed=False, detail="not proven: a suspicion was raised meanwhile, run it again")
+    if co.migration.suspicions:
+        return suspect
     found = yield from parity(co, queries, green_timeout_s)
     if found.differs:
         yield from progress.end(replace(progress.known, unexplained=True))
     if co.migration.verified is None:
-        why = "not proven: a suspicion was raised meanwhile, run it again"
-        return Check(SEARCHES, passed=False, detail=why)
+        return suspect
     evidence = found.evidence
     if evidence is not None:
         at: str = yield Today()

@@ -20,7 +20,7 @@ Hit = tuple[PointId, float]
 K = 10
 # Scores this close, relative to the largest of a list, are the same: processors add floats in different orders.
 SCORE_ERROR = 1e-5
-# What the recall of the target must reach (docs/guarantee.md says where they are from).
+# What the recall of the target must reach (Qdrant, "Migration guidance", search quality, tier 2).
 GATES: Mapping[str, float] = {"mean": 0.85, "median": 0.90, "p5": 0.60, "min": 0.50}
 _ROUNDING = 1e-9
 

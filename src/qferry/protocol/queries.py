@@ -23,7 +23,8 @@ class VectorKind:
         sparse: Whether it is sparse: the server always searches those exactly.
         relative: Whether scores depend on more than the two vectors, so that equal points may be ranked differently:
             IDF is taken of a shard's index, which still counts what was deleted until the optimizer has passed, and
-            8-bit weights are scaled segment by segment (Qdrant: `sparse_vector_index`, `fill_idf_statistics`).
+            8-bit weights are scaled segment by segment (Qdrant 1.16.3: `fill_idf_statistics` adds up the lengths of
+            posting lists, `segment/src/index/sparse_index/sparse_vector_index.rs`).
     """
 
     name: str
