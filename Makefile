@@ -13,7 +13,7 @@ EXAMPLE := examples/code_search
 .PHONY: help setup demo test simulate chaos planted bench screenshots lint format lock clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: $(READY) ## create .venv with everything in requirements/dev.txt, and qferry itself
 
