@@ -76,6 +76,29 @@ def test_failed_verification_is_shown_and_repaired(
     assert started().verified is not None
 
 
+def test_verdict_that_counts_no_more_is_not_shown(
+    person: Any,
+    connection: Connection,
+    plain: QdrantClient,
+    started: Callable[[], Migration],
+    source: str,
+    target: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a page's verification has found gives way to what another process has proven since; and news grow old."""
+    m = copied(person, started)
+    plain.delete(target, models.PointIdsList(points=[3]), wait=True)
+    person.done(f"{page_of(m)}/verify")
+    assert '<li class="bad"><span class="mark"' in person.look(page_of(m))
+    assert commands.verify(connection, source, repair=True).passed
+    page = person.look(page_of(m))
+    assert '<li class="bad"><span class="mark"' not in page
+    assert "points equal bit by bit" in page
+    assert "differences were found" in page
+    monkeypatch.setattr("qferry.web.works.NEWS_S", 0.0)
+    assert "differences were found" not in person.look(page_of(m))
+
+
 def test_failed_verification_of_another_process_is_shown(
     person: Any, connection: Connection, plain: QdrantClient, started: Callable[[], Migration], source: str, target: str
 ) -> None:

@@ -155,12 +155,12 @@ def migration(
         "stepped_back": getattr(m, "stepped_back", ""),
         "traffic": pictures.traffic(m),
         "progress": _progress(m, rate),
-        "work": work,
+        "work": work if work is not None and not work.is_long_over else None,
         "work_share": _share_of(work.report) if work is not None else None,
         "writers": _writers(status),
         "line": pictures.debt_line(samples),
         "failed": failed,
-        "checks": work.result if work is not None and isinstance(work.result, Verification) else None,
+        "checks": _checks(m, work, failed=failed is not None),
         "parity": _parity(getattr(m, "parity", None)),
         "shadow": _evidence(getattr(status, "shadow", None)),
         "shadow_percent": getattr(m, "shadow_percent", 0),
@@ -191,6 +191,15 @@ def _failed(lines: Sequence[HistoryLine], work: Work | None) -> HistoryLine | No
         return None
     verdicts = [line for line in lines if line.what in _VERDICTS]
     return verdicts[0] if verdicts and verdicts[0].what == "verification failed" else None
+
+
+def _checks(m: Migration, work: Work | None, *, failed: bool) -> Verification | None:
+    """What the last verification from these pages has found, while it is still what counts."""
+    found = work.result if work is not None else None
+    if not isinstance(found, Verification):
+        return None
+    still_so = m.verified is not None if found.passed else failed
+    return found if still_so else None
 
 
 def _progress(m: Migration, rate: float | None) -> dict[str, Any] | None:

@@ -18,6 +18,8 @@ from qferry.flows.effects import Report
 
 # How long what is to be stopped may take until its next report, in seconds.
 PATIENCE_S = 5.0
+# What has become of a command is shown for so long.
+NEWS_S = 600.0
 
 
 class Interrupted(BaseException):
@@ -53,6 +55,11 @@ class Work:
     def seconds(self) -> float:
         """How long it has been, or was, at work."""
         return (time.monotonic() if self.ended is None else self.ended) - self.begun
+
+    @property
+    def is_long_over(self) -> bool:
+        """Whether what became of it is no news any more."""
+        return self.ended is not None and time.monotonic() - self.ended > NEWS_S
 
     @property
     def stopping(self) -> bool:
