@@ -129,8 +129,9 @@ def judged(target: Sequence[float], source: Sequence[float], again: Sequence[flo
     Hold the target's recalls against the gates, and where it misses one, against the source's.
 
     A target that is no worse than the source beyond noise passes.  Noise is what two runs on the source differ by, and
-    what two indexes built of the same points may: for the mean twice the standard error of the differences, search by
-    search, for the others, which come in steps, one point in `k`.
+    what two indexes built of the same points may: one point in `k`.  That is too much for a mean; there it is twice the
+    standard error of the differences, search by search, unless the source itself misses the gate: where an index finds
+    that little, its segments alone make a difference (measured: 0.82 and 0.75, 50,000 random vectors of 128 numbers).
 
     Args:
         target: The recall of each search on the target; at least one.
@@ -140,7 +141,9 @@ def judged(target: Sequence[float], source: Sequence[float], again: Sequence[flo
     """
     ours, theirs, twice = Figures.of(target), Figures.of(source), Figures.of(again)
     step = 1 / k
-    allowed = dict.fromkeys(GATES, step) | {"mean": _twice_standard_error(target, source, step)}
+    allowed = dict.fromkeys(GATES, step)
+    if theirs.mean >= GATES["mean"]:
+        allowed["mean"] = _twice_standard_error(target, source, step)
     short: list[str] = []
     excused: list[str] = []
     for name, gate in GATES.items():
