@@ -194,13 +194,55 @@ def test_points_are_brought_only_when_no_other_call_writes_them() -> None:
     assert not missing._undisturbed(journal, [1])
 
 
-def test_an_unknown_outcome_is_not_hidden_by_a_refusal() -> None:
-    """The door has closed between two requests; the one before it may still land, and the call must say so."""
+def test_a_point_that_has_come_to_the_target_by_itself_is_left_alone() -> None:
+    """
+    Seed 882: another process made it there and changed it, and that change was still on its way to the source.
+
+    What the source had of it then would have taken the place of a write that its caller was told about a moment later.
+    """
 
     def answer(effect: Request | Call) -> Any:
         assert isinstance(effect, Request)
+        on_source = "/a/" in effect.path
+        return [{"id": 1, "payload": {"w": 1} if on_source else {"w": 2}, "vector": {}}]
+
+    play = Play(answer)
+    assert play.run(missing._bring(Journal(), Route.of(SWITCHED, session().pins), [1])) is None
+    assert play.told == ["retrieve", "retrieve"]
+
+
+def test_what_was_brought_is_looked_at_until_both_sides_are_equal() -> None:
+    """A write of another process may have come in between, and be on the source by the next look."""
+    source, target = [{"w": 1}, {"w": 2}, {"w": 2}], [None, {"w": 1}]
+    written: list[Any] = []
+
+    def answer(effect: Request | Call) -> Any:
+        assert isinstance(effect, Request)
+        if effect.op == "upsert":
+            written.append(effect.body["points"][0]["payload"])
+            return {}
+        payload = source.pop(0) if "/a/" in effect.path else (target.pop(0) if target else written[-1])
+        return [] if payload is None else [{"id": 1, "payload": payload, "vector": {}}]
+
+    assert Play(answer).run(missing._bring(Journal(), Route.of(SWITCHED, session().pins), [1])) is None
+    assert written == [{"w": 1}, {"w": 2}]
+
+
+def test_an_unknown_outcome_is_not_hidden_by_a_refusal() -> None:
+    """The door has closed between two requests; the one before it may still land, and the call must say so."""
+    source = [{1: {}, 2: {}}, {1: {"w": 1}}]  # point 1 changes, and 2 goes, once both have been brought
+    target: list[dict[int, Any]] = [{}, {1: {}, 2: {}}]
+    brought = False
+
+    def answer(effect: Request | Call) -> Any:
+        nonlocal brought
+        assert isinstance(effect, Request)
         if effect.op == "retrieve":
-            return [{"id": 1 if "/a/" in effect.path else 2, "payload": {}, "vector": {}}]
+            found = (source if "/a/" in effect.path else target).pop(0)
+            return [{"id": i, "payload": payload, "vector": {}} for i, payload in found.items()]
+        if not brought:
+            brought = True
+            return {}
         return Rejected("Gone.", status=404) if effect.op == "upsert" else Unreachable("No answer.")
 
     error = Play(answer).run(missing._bring(Journal(), Route.of(SWITCHED, session().pins), [1, 2]))

@@ -202,17 +202,19 @@ def _bring(journal: Journal, route: Route, ids: Sequence[PointId]) -> Flow[Excep
     cannot see.  The points are in flight until this write ends, so what it overtakes is checked afterwards; and they
     go through a door that `verify` changes and `finish` closes, so a process that is stopped in here for an hour
     finds it gone (docs/adr/0005).  Another write may come in between, so it looks again until both sides are equal;
-    other writes of this process to these points wait (`until_settled`).
+    other writes of this process to these points wait (`until_settled`).  What has come to the target by itself is left
+    alone: it may be newer there than on the source, where its write has yet to land.
     """
     m = route.migration
     journal.brought.update(ids)
+    brought: set[PointId] = set()
     try:
         for _ in range(MEND_ROUNDS):
             answers = yield Together(tuple(wire.retrieve(m.server(s), m.collection(s), ids) for s in Side))
             if any(answer.error is not None for answer in answers):
                 return None
             source, target = ({point["id"]: point for point in answer.value} for answer in answers)
-            wrong = [i for i in ids if not same(source.get(i), target.get(i))]
+            wrong = [i for i in ids if (i not in target or i in brought) and not same(source.get(i), target.get(i))]
             points = [whole(source[i]) for i in wrong if i in source]
             gone = [i for i in wrong if i not in source]
             requests = [wire.upsert(m.target_url, m.mend, points)] if points else []
@@ -220,6 +222,7 @@ def _bring(journal: Journal, route: Route, ids: Sequence[PointId]) -> Flow[Excep
             if not requests:
                 return None
             note_mended()
+            brought.update(wrong)
             errors = [sent.error for sent in (yield Together(tuple(requests))) if sent.error is not None]
             unknown: Exception | None = next((e for e in errors if fate_of(e) is Fate.UNKNOWN), None)
             if unknown is not None:
