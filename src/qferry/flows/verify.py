@@ -174,8 +174,8 @@ def verify(
             differing=tuple(known.items()),
             total=len(differing),
             ended_at=scope.known.ended_at or (at if complete else ""),
-            # If counts differ although all that can have changed is equal, it was not all.
-            unexplained=unexplained or (scope.again and not counts.passed),
+            # If counts differ although all that was compared, or can have changed since, is equal, it was not all.
+            unexplained=unexplained or (complete and not differing and not counts.passed),
         )
     )
     evidence: dict[str, Any] = {"at": at, "points": report.points, "repaired": repaired}
