@@ -230,6 +230,24 @@ def test_count_that_gives_the_lie_to_a_full_comparison_is_remembered(migrating: 
     assert m.migration.verified is None
 
 
+def test_stranger_that_was_found_is_remembered_by_a_command_that_dies_mending(migrating: Migrating) -> None:
+    """What it has mended looks equal to the next one, which goes on with its comparison."""
+    m = migrating.backfill()
+    m.plain.upsert(m.target, [point(5, wrong=1)], wait=True)
+
+    def report(told: Report) -> None:
+        if told.stage == "settle" and told.repaired:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        commands.verify(m.connection, m.source, repair=True, report=report)
+    assert commands.verify(m.connection, m.source).passed
+    m.plain.upsert(m.target, [point(9, wrong=1)], wait=True)
+    found = commands.verify(m.connection, m.source, again=True)
+    assert found.differing == (9,)
+    assert "all of them, because points differed although nothing was suspected" in points_check(found)
+
+
 def test_without_a_comparison_everything_is_compared(migrating: Migrating) -> None:
     """It is said."""
     m = migrating.backfill()

@@ -143,6 +143,8 @@ def verify(
     unexplained = scope.known.unexplained or (bool(differing) and not heard)
     repaired = len(differing) if mend else 0
     if mend and differing:
+        # Before anything is mended: whoever goes on, if this dies now, finds those points equal.
+        yield from progress.end(replace(scope.known, unexplained=unexplained))
         differing = yield from _mend(co, differing)
         repaired -= len(differing)
     counts = yield from _counts(co)
