@@ -16,6 +16,7 @@ def test_every_vector_is_named() -> None:
     """The unnamed one, named ones, sparse ones; and none."""
     assert kinds(info(vectors={"size": 4, "distance": "Cosine"})) == [VectorKind("")]
     assert kinds(info(vectors={"a": {"size": 4}, "b": {"size": 2}})) == [VectorKind("a"), VectorKind("b")]
+    assert kinds(info(vectors={"size": {"size": 4}, "b": {"size": 2}})) == [VectorKind("size"), VectorKind("b")]
     assert kinds(info(sparse_vectors={"s": {}})) == [VectorKind("s", sparse=True)]
     assert kinds(info(vectors={})) == kinds(info()) == []
 

@@ -65,7 +65,7 @@ def to_create(info: Json, overrides: Mapping[str, Any]) -> Json:
 
 def _vectors(body: Json) -> dict[str, Json]:
     vectors = body.get("vectors") or {}
-    dense = {"": vectors} if "size" in vectors else vectors
+    dense = {"": vectors} if isinstance(vectors.get("size"), int) else vectors  # one may be named so
     return {**dense, **{name: {} for name in body.get("sparse_vectors") or {}}}
 
 

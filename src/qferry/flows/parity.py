@@ -65,28 +65,42 @@ class _Group:
 
     vector: VectorKind
     filtered: bool
-    searches: int = 0
+    searches: int = 0  # those that have an answer
     differing: list[Search] = field(default_factory=list)
-    target: list[float] = field(default_factory=list)
-    source: list[float] = field(default_factory=list)
-    again: list[float] = field(default_factory=list)
+    recalls: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)  # by the field filtered by
 
-    def note(self, recalls: tuple[float, float, float] | None) -> None:
-        """Add those of one search."""
-        if recalls is not None:
-            self.target.append(recalls[0])
-            self.source.append(recalls[1])
-            self.again.append(recalls[2])
+    def note(self, asked: _Asked, *, differs: bool) -> None:
+        """Add what came of one search."""
+        self.searches += 1
+        self.differing += [asked.search] if differs else []
+        if asked.recalls is not None:
+            self.recalls.setdefault(asked.search.field, []).append(asked.recalls)
 
     @property
     def verdict(self) -> Verdict | None:
         """What the recalls come to; None for a sparse vector, which has none."""
-        return judged(self.target, self.source, self.again) if self.target else None
+        runs = [run for of in self.recalls.values() for run in of]
+        return _judged(runs) if runs else None
+
+    @property
+    def short(self) -> list[str]:
+        """The gates that are missed: by all together, and by those of one field where all together reach them."""
+        overall = self.verdict.short if self.verdict else ()
+        by_field = {name: _judged(runs).short for name, runs in self.recalls.items() if name}
+        return [
+            *overall,
+            *(
+                f"{gate} filtered by {name}"
+                for name, gates in by_field.items()
+                for gate in gates
+                if gate not in overall
+            ),
+        ]
 
     @property
     def passed(self) -> bool:
         """Whether nothing is wrong with it."""
-        return not self.differing and (self.verdict is None or not self.verdict.short)
+        return not self.differing and not self.short
 
     def to_payload(self) -> dict[str, Any]:
         """For the record."""
@@ -100,7 +114,7 @@ class _Group:
         if verdict is not None:
             runs = {"target": verdict.target, "source": verdict.source, "source_again": verdict.again}
             found["recall"] = {name: figures.to_payload() for name, figures in runs.items()}
-            found |= {"short": list(verdict.short), "excused": list(verdict.excused)}
+            found |= {"short": self.short, "excused": list(verdict.excused)}
         return found
 
     def __str__(self) -> str:
@@ -115,20 +129,49 @@ class _Group:
             return what
         measure = "overlap with the source's" if self.vector.relative else f"recall@{K}"
         what += f", {measure}: {verdict.target}"
-        if verdict.short:
-            what += f", too low: {', '.join(verdict.short)} (the source itself: {verdict.source})"
+        if self.short:
+            what += f", too low: {', '.join(self.short)} (the source itself: {verdict.source})"
         if verdict.excused:
             what += f", which is no worse than the source itself ({verdict.source}): {', '.join(verdict.excused)}"
         return what
 
 
+def _judged(runs: Sequence[tuple[float, float, float]]) -> Verdict:
+    target, source, again = zip(*runs, strict=True)
+    return judged(target, source, again)
+
+
 @dataclass(frozen=True)
 class _Asked:
-    """The answers to one search; recalls on the target, on the source and there again, if it has any."""
+    """
+    The answers to one search.
+
+    Args:
+        search: The search.
+        found: What exact searches have found, on either side.
+        differs: Whether they have found something else there.
+        recalls: On the target, on the source and there again; None: there is nothing to recall.
+    """
 
     search: Search
+    found: frozenset[PointId]
     differs: bool
     recalls: tuple[float, float, float] | None
+
+    @property
+    def tells(self) -> bool:
+        """Whether it has an answer: two searches that find nothing agree whatever the points are like."""
+        return bool(self.found) and (self.recalls is not None or not self.search.vector.relative)
+
+
+@dataclass
+class _Compared:
+    """All searches, in groups, and what was not searched."""
+
+    groups: list[_Group] = field(default_factory=list)
+    fields: dict[str, int] = field(default_factory=dict)  # how many searches were filtered by which indexed field
+    absent: list[str] = field(default_factory=list)  # in words: vectors there is nothing to search in
+    unproven: list[str] = field(default_factory=list)  # and those that there is
 
 
 def parity(co: Coordinator, queries: int, green_timeout_s: float) -> Flow[Parity]:
@@ -148,77 +191,101 @@ def parity(co: Coordinator, queries: int, green_timeout_s: float) -> Flow[Parity
     info = yield wire.info(HOME, m.source)
     target_info = yield wire.info(m.target_url, m.target)
     try:
-        groups, fields = yield from _compared(co, info, queries)
+        found = yield from _compared(co, info, queries)
     except Rejected as error:
         if error.missing or not error.final:
             raise
         return Parity(passed=False, detail=f"not proven: a server refuses to search. {error.message}", evidence=None)
-    passed = all(group.passed for group in groups)
+    passed = all(group.passed for group in found.groups)
+    if passed and found.unproven:
+        return Parity(passed=False, detail=f"not proven: {'; '.join(found.unproven)}", evidence=None)
     evidence = {
         "queries": queries,
         "k": K,
         "passed": passed,
         "configuration": configuration.fingerprint(info, target_info),
-        "vectors": [group.to_payload() for group in groups],
-        "filters": fields,
+        "vectors": [group.to_payload() for group in found.groups],
+        "filters": found.fields,
     }
-    return Parity(passed, _told(kinds(info), groups, fields), evidence)
+    return Parity(passed, _told(found), evidence)
 
 
-def _told(vectors: Sequence[VectorKind], groups: Sequence[_Group], fields: Mapping[str, int]) -> str:
-    if not vectors:
+def _told(found: _Compared) -> str:
+    parts = [*map(str, found.groups), *found.absent, *found.unproven]
+    if not parts:
         return "there is no vector, so nothing to search"
-    searched = {group.vector for group in groups}
-    parts = [str(group) for group in groups]
-    parts += [f"{vector}: no point has it" for vector in vectors if vector not in searched]
-    unused = [name for name, count in fields.items() if not count]
+    unused = [name for name, count in found.fields.items() if not count]
     if unused:
         parts.append(f"no filter on {', '.join(unused)}: no value to filter by in the sample")
     return "; ".join(parts)
 
 
-def _compared(co: Coordinator, info: Json, queries: int) -> Flow[tuple[list[_Group], dict[str, int]]]:
-    """All searches, in groups; and how many of them were filtered by which indexed field."""
+def _compared(co: Coordinator, info: Json, queries: int) -> Flow[_Compared]:
+    """Draw searches in every vector, and compare them."""
     schema = {name: index for name, index in (info.get("payload_schema") or {}).items() if '"' not in name}
-    fields = dict.fromkeys(schema, 0)
+    compared = _Compared(fields=dict.fromkeys(schema, 0))
+    drawn = dict.fromkeys(schema, 0)
     throttle = Throttle(co, only_reads=True)
-    groups: list[_Group] = []
     for vector in kinds(info):
-        searches = yield from _drawn(co.migration, vector, schema, queries, fields)
+        searches, blank = yield from _drawn(co.migration, vector, schema, queries, drawn)
         answers = yield from _answers(co, throttle, searches, info)
         still = yield from _still_differing(co, throttle, [a.search for a in answers if a.differs], info)
         for filtered in (False, True):
             group = _Group(vector, filtered)
             for asked in answers:
-                if bool(asked.search.field) is filtered:
-                    group.searches += 1
-                    group.differing += [asked.search] if asked.search in still else []
-                    group.note(asked.recalls)
-            groups += [group] if group.searches else []
-    return groups, fields
+                if asked.tells and bool(asked.search.field) is filtered:
+                    group.note(asked, differs=asked.search in still)
+                    if filtered:
+                        compared.fields[asked.search.field] += 1
+            compared.groups += [group] if group.searches else []
+            if not filtered and not group.searches:
+                yield from _nothing_searched(co.migration, vector, compared, blank=blank)
+    return compared
+
+
+def _nothing_searched(m: Migration, vector: VectorKind, compared: _Compared, *, blank: bool) -> Flow[None]:
+    """Say why there was no search in a vector: an empty sample alone does not prove that no point has it."""
+    if blank:
+        compared.absent.append(f"{vector}: empty in every sampled point")
+        return
+    having = {"must": [{"has_vector": vector.name}]}
+    count = (yield wire.count_anywhere(HOME, m.source, having))["count"]
+    if count:
+        compared.unproven.append(f"{vector}: {count:,} points have it, but no search in it was answered; run it again")
+    else:
+        compared.absent.append(f"{vector}: no point has it")
 
 
 def _drawn(
-    m: Migration, vector: VectorKind, schema: Mapping[str, Json], queries: int, fields: dict[str, int]
-) -> Flow[list[Search]]:
-    """Searches in one vector: one without a filter for each sampled point, and one by the field least used so far."""
+    m: Migration, vector: VectorKind, schema: Mapping[str, Json], queries: int, drawn: dict[str, int]
+) -> Flow[tuple[list[Search], bool]]:
+    """
+    Searches in one vector: one without a filter for each sampled point, and one by the field least used so far.
+
+    Returns:
+        The searches, and whether all sampled points have the vector, but nothing in it.
+    """
     sampled = yield wire.sample(HOME, m.source, queries, vector=vector.name)
     ids = [point["id"] for point in sampled["points"]]
     named = list(dict.fromkeys(field.split(".")[0].removesuffix("[]") for field in schema))
     points = (yield wire.retrieve(HOME, m.source, ids, payload=named or False, vector=[vector.name])) if ids else []
     searches: list[Search] = []
+    blank = 0
     for point in points:
         vectors = point.get("vector")
         query = vectors.get(vector.name) if isinstance(vectors, dict) else vectors
-        if not query or (vector.sparse and not query["indices"]):
+        if not query:
             continue  # it was deleted, or changed, a moment ago
+        if vector.sparse and not query["indices"]:
+            blank += 1
+            continue
         searches.append(Search(point["id"], vector, query))
         possible = conditions(point.get("payload") or {}, schema)
         if possible:
-            name = min(possible, key=lambda n: fields[n])
-            fields[name] += 1
+            name = min(possible, key=lambda n: drawn[n])
+            drawn[name] += 1
             searches.append(Search(point["id"], vector, query, name, possible[name]))
-    return searches
+    return searches, bool(points) and blank == len(points)
 
 
 def _answers(co: Coordinator, throttle: Throttle, searches: Sequence[Search], info: Json) -> Flow[list[_Asked]]:
@@ -263,21 +330,22 @@ def _asked(m: Migration, searches: Sequence[Search]) -> Flow[list[_Asked]]:
     found = []
     for (search, ours, theirs), (in_source, in_target) in zip(answers, strays, strict=True):
         recalls = None
-        if _has_recall(search):
-            # Where ranks are relative the source's own answer is what there is to be found.
-            truth, scores = (ours[0], in_source) if search.vector.relative else (theirs[0], in_target)
+        # Where ranks are relative the source's own answer is what there is to be found.
+        truth, scores = (ours[0], in_source) if search.vector.relative else (theirs[0], in_target)
+        if _has_recall(search) and ours[0] and truth:
             recalls = (
                 recall(_ids(theirs[-1]), truth, scores),
                 recall(_ids(ours[1]), ours[0], in_source),
                 recall(_ids(ours[2]), ours[0], in_source),
             )
         differs = not search.vector.relative and not agree(ours[0], theirs[0])
-        found.append(_Asked(search, differs, recalls))
+        found.append(_Asked(search, frozenset(_ids([*ours[0], *theirs[0]])), differs, recalls))
     # The application writes on: what the target finds may be what the source finds a moment later.
     unlike = [n for n, asked in enumerate(found) if asked.differs]
     later, _ = yield from _both(m, [searches[n].body(exact=True) for n in unlike], [])
     for n, hits in zip(unlike, later, strict=True):
-        found[n] = replace(found[n], differs=not agree(hits, answers[n][2][0]))
+        seen = found[n].found.union(_ids(hits))
+        found[n] = replace(found[n], found=seen, differs=not agree(hits, answers[n][2][0]))
     return found
 
 

@@ -79,7 +79,7 @@ def _kinds(info: Json) -> dict[str, _Vector]:
 
 def dense(vectors: Mapping[str, Any]) -> Mapping[str, Any]:
     """The dense vectors of a configuration by their names; the one without a name by the empty one."""
-    return {"": vectors} if "size" in vectors else vectors
+    return {"": vectors} if isinstance(vectors.get("size"), int) else vectors  # one may be named so
 
 
 def _bytes(vector: Any, kind: _Vector) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 from qferry.protocol.journal import PointId
@@ -156,11 +157,12 @@ def judged(target: Sequence[float], source: Sequence[float], again: Sequence[flo
 
 
 def _twice_standard_error(one: Sequence[float], other: Sequence[float], single: float) -> float:
-    """Of the mean of paired differences; of a single pair, `single`."""
+    """Of the mean of paired differences; at least what `single` in each comes to: a few say little of their scatter."""
     n = len(one)
+    least = single / sqrt(n)
     if n == 1:
-        return single
+        return least
     differences = [a - b for a, b in zip(one, other, strict=True)]
     mean = sum(differences) / n
     variance = sum((d - mean) ** 2 for d in differences) / (n - 1)
-    return float(2 * (variance / n) ** 0.5)
+    return max(least, 2 * sqrt(variance / n))

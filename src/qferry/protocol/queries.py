@@ -40,7 +40,8 @@ def kinds(info: Mapping[str, Any]) -> list[VectorKind]:
     """The vectors of a collection, going by its info."""
     params = info["config"]["params"]
     dense = params.get("vectors") or {}
-    found = [VectorKind(name) for name in ([""] if "size" in dense else dense)]
+    # A vector may be named "size".
+    found = [VectorKind(name) for name in ([""] if isinstance(dense.get("size"), int) else dense)]
     for name, config in (params.get("sparse_vectors") or {}).items():
         weights = (config.get("index") or {}).get("datatype")
         found.append(VectorKind(name, sparse=True, relative=config.get("modifier") == "idf" or weights == "uint8"))

@@ -1,0 +1,196 @@
+"""Searches that prove something, and those that do not: on two small sides that are searched here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from playing import MIGRATION, Play
+
+from qferry.flows import parity as flow
+from qferry.flows.effects import Call, Flow, Request
+from qferry.flows.parity import Parity, parity
+from qferry.protocol.throttle import Pace
+
+QUERIES = 20
+
+
+class Coordinator:
+    """Holds the claim of a migration in which nobody writes, unless a test says otherwise."""
+
+    migration = MIGRATION
+    pace = ""
+
+    def __init__(self, heard: Callable[[], None]) -> None:
+        self.heard = heard
+
+    def stay(self) -> Flow[None]:
+        """Nobody overtakes it."""
+        yield from ()
+
+    def roll_call(self, _what: str) -> Flow[None]:
+        """Every writer is heard."""
+        self.heard()
+        yield from ()
+
+
+class FullSpeed:
+    """A throttle that knows of no trouble."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        """Whatever it is asked to look at."""
+
+    def look(self, _done: int) -> Flow[Pace]:
+        """Go on."""
+        yield from ()
+        return Pace()
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither indexes that are being built, nor a journal to settle, nor trouble."""
+
+    def nothing(*_: Any, **__: Any) -> Flow[None]:
+        yield from ()
+
+    monkeypatch.setattr(flow, "wait_until_green", nothing)
+    monkeypatch.setattr(flow, "drain_well", nothing)
+    monkeypatch.setattr(flow, "Throttle", FullSpeed)
+
+
+@dataclass
+class Sides:
+    """
+    Both collections, and the journal.
+
+    Args:
+        points: Each side's: id -> a number, which is its vector, and a payload.
+        params: The collections' parameters; the target's own ones win.
+        target_params: Those.
+        schema: The payload indexes.
+        sampled: The ids a sample brings; None: all.
+    """
+
+    points: dict[str, dict[int, tuple[float, dict[str, Any]]]]
+    params: dict[str, Any] = field(default_factory=lambda: {"vectors": {"size": 1, "distance": "Euclid"}})
+    target_params: dict[str, Any] = field(default_factory=dict)
+    schema: dict[str, Any] = field(default_factory=dict)
+    sampled: list[int] | None = None
+    journal: set[int] = field(default_factory=set)
+    having: int = 0
+    matches: Callable[[dict[str, Any], dict[str, Any]], bool] = lambda condition, payload: (
+        payload.get(condition["key"]) == next(iter(condition["match"].values()))
+    )
+    loses: Callable[[str, dict[str, Any]], bool] = lambda _side, _body: False  # whether the best one is not found
+
+    def compare(self, heard: Callable[[], None] = lambda: None) -> Parity:
+        """Compare searches."""
+        found: Parity = Play(self.answer).run(parity(Coordinator(heard), QUERIES, 1.0))  # type: ignore[arg-type]
+        return found
+
+    def answer(self, request: Request | Call) -> Any:
+        """As a server would."""
+        assert isinstance(request, Request)
+        name = request.path.split("/")[2]
+        body: Any = request.body
+        match request.op:
+            case "info":
+                params = {**self.params, **(self.target_params if name == MIGRATION.target else {})}
+                return {"config": {"params": params}, "payload_schema": self.schema}
+            case "sample":
+                ids = list(self.points["a"]) if self.sampled is None else self.sampled
+                return {"points": [{"id": i} for i in ids[: body["limit"]]]}
+            case "count":
+                return {"count": self.having}
+            case "retrieve" if name == MIGRATION.journal_collection:
+                return [{"id": i} for i in body["ids"] if i in self.journal]
+            case "retrieve":
+                held = {i: self.points[name][i] for i in body["ids"] if i in self.points[name]}
+                return [{"id": i, "vector": self.stored(v), "payload": payload} for i, (v, payload) in held.items()]
+            case "search":
+                try:
+                    return [self.searched(name, one) for one in body["searches"]]
+                except Exception as error:  # noqa: BLE001  the answer of a server
+                    return error
+        raise AssertionError(request)
+
+    def stored(self, number: float) -> Any:
+        """A vector as it is stored."""
+        names = self.params.get("sparse_vectors")
+        return {name: {"indices": [0], "values": [number]} for name in names} if names else [number]
+
+    def searched(self, name: str, body: dict[str, Any]) -> Any:
+        """The closest points that fulfil the conditions."""
+        query = body["query"]["values"] if isinstance(body["query"], dict) else body["query"]
+        hits = []
+        for i, (number, payload) in self.points[name].items():
+            must = (body.get("filter") or {}).get("must", [])
+            if all(i in c["has_id"] if "has_id" in c else self.matches(c, payload) for c in must):
+                hits.append({"id": i, "score": abs(number - query[0])})
+        hits.sort(key=lambda hit: hit["score"])
+        return {"points": hits[int(self.loses(name, body)) :][: body["limit"]]}
+
+
+def alike(payload: Callable[[int], dict[str, Any]] = lambda _: {}, **more: Any) -> Sides:
+    """Return two sides that are equal."""
+    points = {i: (float(i * i), payload(i)) for i in range(40)}
+    return Sides({"a": dict(points), "b": dict(points)}, **more)
+
+
+def test_equal_sides_pass() -> None:
+    """The plain case, with and without a filter."""
+    found = alike(lambda i: {"g": i % 2}, schema={"g": {"data_type": "integer"}}).compare()
+    assert found.passed, found.detail
+    assert found.evidence is not None
+    assert [group["searches"] for group in found.evidence["vectors"]] == [QUERIES, QUERIES]
+    assert found.evidence["filters"] == {"g": QUERIES}
+
+
+def test_empty_sample_proves_nothing_where_points_have_the_vector() -> None:
+    """Only an exact count says that no point has it."""
+    found = alike(sampled=[], having=40).compare()
+    assert (found.passed, found.evidence) == (False, None)
+    assert found.detail.startswith("not proven: vector: 40 points have it, but no search")
+    found = alike(sampled=[], having=0).compare()
+    assert found.passed
+    assert found.detail == "vector: no point has it"
+
+
+def test_searches_that_find_nothing_on_either_side_do_not_count() -> None:
+    """A filter on a value that the index does not hold agrees with everything."""
+    sides = alike(lambda i: {"t": "word" if i % 4 else "!!!"}, schema={"t": {"data_type": "text"}})
+    sides.matches = lambda condition, payload: payload["t"] == condition["match"]["text"] != "!!!"
+    found = sides.compare()
+    assert found.evidence is not None
+    assert [group["searches"] for group in found.evidence["vectors"]] == [QUERIES, 15]
+    assert found.evidence["filters"] == {"t": 15}
+    sides.matches = lambda _condition, _payload: False
+    found = sides.compare()
+    assert found.passed
+    assert "no filter on t" in found.detail
+
+
+def test_field_by_which_an_index_finds_little_is_not_made_up_for_by_others() -> None:
+    """Its recall is judged by itself."""
+    kinds = ("d", "e", "f", "g")
+    sides = alike(lambda i: {kinds[i % 4]: 0}, schema={name: {"data_type": "integer"} for name in kinds})
+
+    def loses(side: str, body: dict[str, Any]) -> bool:
+        condition = (body.get("filter") or {}).get("must", [{}])[0]
+        return side == "b" and "params" not in body and condition.get("key") == "g"
+
+    # A search by index on the target misses the best of ten, and has another one instead, if it is by that field.
+    sides.loses = loses
+    sides.points = {side: {i: (v, p) for i, (v, p) in held.items()} for side, held in sides.points.items()}
+    assert sides.compare().passed  # 9 of 10 are above every gate
+
+    def worse(name: str, body: dict[str, Any]) -> Any:
+        found = Sides.searched(sides, name, body)
+        return {"points": found["points"][3:]} if loses(name, body) else found
+
+    sides.searched = worse  # type: ignore[method-assign]
+    found = sides.compare()
+    assert not found.passed
+    assert "too low: mean filtered by g, median filtered by g" in found.detail
