@@ -509,7 +509,13 @@ def _move_aliases(co: Coordinator) -> Flow[None]:
 
 
 def abort(co: Coordinator) -> Flow[None]:
-    """Return to the source alone and remove what this migration has made. Possible at any time before finish."""
+    """
+    Return to the source alone and remove what this migration has made. Possible at any time before finish.
+
+    Raises:
+        Refused: Somebody has deleted the source, or made it anew, and the target has points; nothing is deleted.
+    """
+    yield from _spare_the_last_copy(co.migration)
     if co.migration.phase is Phase.SWITCHED:
         yield from rollback(co)
     if co.migration.phase is Phase.COPIED:
@@ -521,12 +527,32 @@ def abort(co: Coordinator) -> Flow[None]:
     yield from co.still_mine()
     if m.strategy is Strategy.SNAPSHOT:
         yield from restore.dismantle(co)
+    yield from _spare_the_last_copy(m)
     if (yield from carries_marker(m, Side.TARGET)):
         yield wire.delete_collection(m.target_url, m.target)
     yield from dismantle(m)
     if m.plan:
         yield records.forget(m.plan)
     yield from co.move(Event.DISMANTLED, "aborted")
+
+
+def _spare_the_last_copy(m: Migration) -> Flow[None]:
+    """Refuse to give up a target that has points while its source is not the one this migration began with."""
+    if (yield from carries_marker(m, Side.SOURCE)):  # the way back does not wait for the target's server
+        return
+    if not (yield from carries_marker(m, Side.TARGET)):
+        return  # it is left alone
+    try:
+        points = f"{(yield wire.count(m.target_url, m.target))['count']:,}"
+    except Rejected:  # a snapshot's recovery that went wrong may have left no shard to ask
+        points = "an unknown number of"
+    if points != "0":
+        raise Refused(
+            f"`{m.source}`, the source, was deleted since the start, so `{m.target}`, the target, with {points} points "
+            "may hold all that is left; it was not deleted.",
+            hint=f"Find out who has done that.  To end the migration and keep `{m.target}`, remove its alias "
+            f"`{m.marker(Side.TARGET)}`; if it may go, delete it by hand.  Then run `qferry abort` again.",
+        )
 
 
 def dismantle(m: Migration) -> Flow[None]:
