@@ -6,6 +6,7 @@ import pytest
 from qdrant_client import models
 from staging import Migrating, contents, point
 
+from qferry import commands
 from qferry.errors import Refused
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Flow
@@ -89,3 +90,54 @@ def test_abort_of_a_start_that_has_made_one_marker_is_possible(
     m.abort()
     assert m.migration.phase is Phase.ABORTED
     assert not m.plain.collection_exists(m.target)
+
+
+@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize("side", list(Side))
+def test_nothing_is_repaired_by_what_somebody_has_deleted_or_made_anew(
+    migrating: Migrating, side: Side, anew: bool
+) -> None:
+    """A source that is empty now would empty the target; a stranger's points in the target's place would be removed."""
+    m = migrating.switch()
+    before = contents(m.plain, m.migration.collection(side.other))
+    if anew:
+        made_anew(m, side, 1000, 1001)
+    else:
+        m.plain.delete_collection(m.migration.collection(side))
+    became = "was deleted and made anew" if anew else "is gone"
+    for command in (
+        lambda: m.verify(repair=True),
+        lambda: commands.soak(m.connection, m.source, seconds=0),
+        lambda: commands.switch(m.connection, m.source, percent=50),
+        lambda: commands.finish(m.connection, m.source),
+    ):
+        with pytest.raises(Refused, match=f"`{m.migration.collection(side)}`, the {side.value}, {became}") as refused:
+            command()
+        assert ("do not abort" if side is Side.SOURCE else "`qferry abort ") in refused.value.hint
+        assert contents(m.plain, m.migration.collection(side.other)) == before
+        assert m.migration.phase is Phase.SWITCHED
+    if anew:
+        assert set(contents(m.plain, m.migration.collection(side))) == {1000, 1001}
+    aliases = m.plain.get_aliases().aliases
+    assert not [a for a in aliases if a.alias_name.startswith(m.migration.fence_prefix)]
+
+
+def test_copy_into_a_collection_that_somebody_has_made_is_refused(migrating: Migrating) -> None:
+    """Also the part of it that is left."""
+    m = migrating.start()
+    made_anew(m, Side.TARGET, 1000)
+    with pytest.raises(Refused, match="was deleted and made anew"):
+        commands.backfill(m.connection, m.source)
+    assert set(contents(m.plain, m.target)) == {1000}
+
+
+def test_snapshot_is_not_restored_over_a_collection_that_somebody_has_made(migrating: Migrating) -> None:
+    """A recovery would put its points in the place of theirs."""
+    m = migrating
+    commands.start(m.connection, m.source, m.target)
+    assert m.migration.phase is Phase.CAPTURING
+    made_anew(m, Side.TARGET, 1000)
+    with pytest.raises(Refused, match="was deleted and made anew"):
+        commands.backfill(m.connection, m.source)
+    assert set(contents(m.plain, m.target)) == {1000}
+    assert not m.plain.list_snapshots(m.source)

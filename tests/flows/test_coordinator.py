@@ -1,5 +1,6 @@
 """Tests of a coordinator's word: what is published is in force, or it says so."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -8,6 +9,14 @@ from playing import MIGRATION, Play
 from qferry.errors import Conflict, Unreachable
 from qferry.flows.coordinator import LANDING_S, Coordinator
 from qferry.flows.effects import Call, Request, Sleep
+from qferry.protocol.phases import Side
+
+MARKED = {MIGRATION.marker(side): MIGRATION.collection(side) for side in Side}
+
+
+def listed(aliases: Mapping[str, str]) -> Any:
+    """Give a server's answer about its aliases."""
+    return {"aliases": [{"alias_name": alias, "collection_name": name} for alias, name in aliases.items()]}
 
 
 def reading(record: dict[str, Any]) -> Play:
@@ -46,16 +55,18 @@ def test_wait_for_landing_that_is_interrupted_is_waited_for_by_the_next_command(
 
     B's own fence is all that tells C; were it dropped, C would settle what A's page then changes.
     """
-    aliases = {"_qferry_m1-00000_fence_a"}
+    aliases = {**MARKED, "_qferry_m1-00000_fence_a": "b"}
 
     def answer(effect: Request | Call) -> Any:
         assert isinstance(effect, Request)
         if effect.op == "aliases":
-            return {"aliases": [{"alias_name": name, "collection_name": "b"} for name in aliases]}
+            return listed(aliases)
         if effect.op == "change_aliases":
             for action in effect.body["actions"]:
-                names = [name["alias_name"] for name in action.values()]
-                (aliases.difference_update if "delete_alias" in action else aliases.update)(names)
+                (change,) = action.values()
+                aliases.pop(change["alias_name"], None)
+                if "create_alias" in action:
+                    aliases[change["alias_name"]] = change["collection_name"]
         if effect.op == "scroll":
             return {"points": [{"payload": MIGRATION.with_changes({"claim": "b"}).to_payload()}]}
         return {"status": "completed"}
@@ -69,17 +80,17 @@ def test_wait_for_landing_that_is_interrupted_is_waited_for_by_the_next_command(
     with pytest.raises(KeyboardInterrupt):
         flow.throw(KeyboardInterrupt())
     play.run(b.release())
-    assert aliases == {b.fence}
+    assert aliases == {**MARKED, b.fence: "b"}
     c = Coordinator(MIGRATION.with_changes({"claim": "b"}), "b", "c")
     play.run(c.raise_fence())
     assert play.slept == [LANDING_S]
     play.run(c.release())
-    assert aliases == set()
+    assert aliases == MARKED
 
 
 def test_own_write_is_outlasted_also_if_another_has_dropped_the_fence() -> None:
     """One that was overtaken and wakes up may drop it before it learns of that."""
-    play = Play(lambda e: {"aliases": []} if e.op == "aliases" else {"points": [{"payload": MIGRATION.to_payload()}]})  # type: ignore[union-attr]
+    play = Play(lambda e: listed(MARKED) if e.op == "aliases" else {"points": [{"payload": MIGRATION.to_payload()}]})  # type: ignore[union-attr]
     co = Coordinator(MIGRATION, "", "me")
     co._owing = True
     play.run(co.raise_fence())

@@ -11,7 +11,7 @@ from qferry.flows.coordinator import LANDING_S, Coordinator
 from qferry.flows.copy import Copied, Piece, copy
 from qferry.flows.effects import Await, Begin, Flow, NewId, Now, Outcome, Report, Request, Room, Sleep, Today, Together
 from qferry.flows.pages import JsonPage
-from qferry.protocol.phases import Phase
+from qferry.protocol.phases import Phase, Side
 from qferry.protocol.records import Migration
 
 ID = "00000000-0000-4000-8000-000000000001"
@@ -132,7 +132,11 @@ class Server:
             case "scroll":
                 return {"points": [{"payload": self.record.to_payload()}], "next_page_offset": None}
             case "aliases":
-                return {"aliases": [{"alias_name": name, "collection_name": "b"} for name in self.aliases]}
+                aliases = {
+                    **dict.fromkeys(self.aliases, "b"),
+                    **{self.record.marker(s): self.record.collection(s) for s in Side},
+                }
+                return {"aliases": [{"alias_name": a, "collection_name": c} for a, c in aliases.items()]}
             case "change_aliases":
                 for action in request.body["actions"]:
                     if "delete_alias" in action:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from qferry.control import records, wire
 from qferry.errors import DataMismatch, Refused, Rejected
-from qferry.flows.coordinator import Coordinator, carries_marker
+from qferry.flows.coordinator import Coordinator, carries_marker, is_collection
 from qferry.flows.effects import Flow, Json, Report, Today
 from qferry.flows.lifecycle import dismantle
 from qferry.protocol.phases import Event, Phase, Side, out_of_order
@@ -209,12 +209,6 @@ def restoring(m: Migration, snapshot: Json) -> str:
     }
     path = wire.collection_path(f"{m.source}-restored")
     return f"PUT {path}/snapshots/recover?wait=true {json.dumps(body, ensure_ascii=False)}"
-
-
-def is_collection(server: str, name: str) -> Flow[bool]:
-    """Whether a collection has this real name; `exists` also says so of an alias."""
-    listed = yield wire.collections(server)
-    return any(found["name"] == name for found in listed["collections"])
 
 
 def target_is_kept(m: Migration) -> Flow[bool]:

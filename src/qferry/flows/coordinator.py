@@ -12,6 +12,7 @@ nothing the predecessor has sent, or will send when its process wakes up in an h
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from qferry.flows.effects import Flow, Json, NewId, Now, Report, Request, Sleep,
 from qferry.logs import tell
 from qferry.protocol import phases
 from qferry.protocol.phases import JOURNALLED, Event, Phase, Side
-from qferry.protocol.records import CLAIM_S, LEASE_MARGIN_S, LEASE_S, Migration, Writer, suspicion_name
+from qferry.protocol.records import CLAIM_S, HOME, LEASE_MARGIN_S, LEASE_S, Migration, Writer, suspicion_name
 
 # How often a coordinator bumps its claim, and looks at what it waits for.
 CLAIM_BEAT_S = 2.0
@@ -147,6 +148,10 @@ class Coordinator:
         From the change on, a request through an earlier fence is refused.  One that was being carried out at that
         moment may outlive its connection for a little (docs/adr/0003), hence the wait; the barrier then lets finish
         what had been accepted.
+
+        Raises:
+            Conflict: Another coordinator has taken over.
+            Refused: Somebody has deleted one of the two collections, or made it anew; no fence stands.
         """
         m = self.migration
         old = yield from self.fences()
@@ -155,12 +160,23 @@ class Coordinator:
         must_wait = self._owing = bool(old) or self._owing
         token: str = yield NewId()
         self.fence = m.fence(token[:12])
-        yield wire.change_aliases(m.target_url, drop=old, create={self.fence: m.target})
+        try:
+            yield wire.change_aliases(m.target_url, drop=old, create={self.fence: m.target})
+        except Rejected as error:
+            if error.missing:
+                yield from require_both_sides(m)
+            raise
         # Whoever takes over claims before it lists the fences.  So either its claim is seen here, or this fence is
         # seen, and dropped, there.
         if (yield from records.read_migration(m.id)).claim != self.token:
             yield wire.change_aliases(m.target_url, drop=[self.fence])
             raise self.claim_gone()
+        try:
+            # Marker and fence go with their collection, so while this fence stands it leads to the one that is marked.
+            yield from require_both_sides(m)
+        except Refused:
+            yield from self.drop_fence()
+            raise
         if must_wait:
             yield Report("fence", text="waiting until nothing of an earlier coordinator can be under way any more")
             yield Sleep(LANDING_S)
@@ -463,5 +479,58 @@ def claim(migration: Migration, who: str, *, ack_timeout_s: float = 60.0, at_onc
 
 def carries_marker(m: Migration, side: Side) -> Flow[bool]:
     """Whether the collection of that name is still the very one this migration began with."""
-    listed = yield wire.aliases(m.server(side))
+    return _marks((yield wire.aliases(m.server(side))), m, side)
+
+
+def _marks(listed: Json, m: Migration, side: Side) -> bool:
     return {"alias_name": m.marker(side), "collection_name": m.collection(side)} in listed["aliases"]
+
+
+def lost_sides(m: Migration) -> Flow[list[Side]]:
+    """The sides whose collection is not the very one this migration began with, as far as their servers tell."""
+    home = yield wire.aliases(HOME)
+    there = (yield wire.aliases(m.target_url)) if m.target_url != HOME else home
+    return [side for side, listed in ((Side.SOURCE, home), (Side.TARGET, there)) if not _marks(listed, m, side)]
+
+
+def require_both_sides(m: Migration) -> Flow[None]:
+    """
+    Refuse to go by collections that are not the very ones this migration began with.
+
+    One that was made anew under the old name is empty, or holds what is somebody else's.  A repair would make the
+    target like such a source, or take a stranger's points away; and what was checked, was checked of another one.
+
+    Raises:
+        Refused: Somebody has deleted one of them, or made it anew.
+    """
+    lost = yield from lost_sides(m)
+    if lost:
+        became = yield from what_became_of(m, lost[0])
+        raise Refused(
+            f"{became}, so what this migration has copied and checked counts for nothing any more.",
+            hint=what_to_save(m, lost),
+        )
+
+
+def what_became_of(m: Migration, side: Side) -> Flow[str]:
+    """What happened to a collection that has lost its marker, without a full stop."""
+    there = yield from is_collection(m.server(side), m.collection(side))
+    became = "was deleted and made anew since the start" if there else "is gone"
+    return f"`{m.collection(side)}`, the {side.value}, {became}"
+
+
+def what_to_save(m: Migration, lost: Sequence[Side]) -> str:
+    """What to do, before `finish`, about collections that have lost their markers."""
+    if len(lost) == len(Side):
+        return "Neither side is what it was. Let nobody delete what is there, and find out who has done that."
+    if lost[0] is Side.TARGET:
+        return f"Run `{shlex.join(['qferry', 'abort', m.source])}`, then start again; the source has every write."
+    return (
+        f"Let nobody delete `{m.target}`, and do not abort: it may hold all that is left. Find out who has done that."
+    )
+
+
+def is_collection(server: str, name: str) -> Flow[bool]:
+    """Whether a collection has this real name; `exists` also says so of an alias."""
+    listed = yield wire.collections(server)
+    return any(found["name"] == name for found in listed["collections"])

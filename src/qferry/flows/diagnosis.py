@@ -15,7 +15,7 @@ from typing import Any
 from qferry.control import records, wire
 from qferry.errors import Refused, Rejected, RemoteFailure
 from qferry.flows import cleanup, leftovers, lifecycle
-from qferry.flows.coordinator import carries_marker
+from qferry.flows.coordinator import carries_marker, is_collection, what_became_of, what_to_save
 from qferry.flows.effects import Flow, Now, Report, Sleep, Today
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, Side, what_next
 from qferry.protocol.records import (
@@ -35,7 +35,6 @@ _IN_PASSING = frozenset({Phase.PREPARING, Phase.ANNOUNCED, Phase.STARTING, Phase
 # In these, both collections are the very ones the migration has made or begun with.
 _MARKED = frozenset({Phase.COPYING, Phase.COPIED, Phase.SWITCHED, Phase.FINISHING, Phase.FINISHED})
 _PROVABLE = frozenset({Phase.COPIED, Phase.SWITCHED})
-_BOTH_LOST = "Neither side is what it was. Let nobody delete what is there, and find out who has done that."
 
 
 @dataclass(frozen=True)
@@ -312,11 +311,8 @@ class _Case:
             if not (yield from cleanup.target_is_kept(m) if left else carries_marker(m, side)):
                 lost.append(side)
         for side in lost:
-            name = m.collection(side)
-            there = yield from cleanup.is_collection(m.server(side), name)
-            what = "was deleted and made anew since the start" if there else "is gone"
-            mend = _BOTH_LOST if len(lost) == len(Side) else self._lost(side, there=there)
-            self._problem("collection", f"`{name}`, the {side.value}, {what}.", mend)
+            became = yield from what_became_of(m, side)
+            self._problem("collection", f"{became}.", (yield from self._lost(side, lost)))
         if lost:
             return
         if m.phase is Phase.FINISHED:
@@ -331,16 +327,17 @@ class _Case:
                 except Refused as error:
                     self._problem("evidence", error.message, error.hint)
 
-    def _lost(self, side: Side, *, there: bool) -> str:
-        """What to do about a collection that is gone, or is another one of the same name, while the other is whole."""
+    def _lost(self, side: Side, lost: Sequence[Side]) -> Flow[str]:
+        """What to do about a collection that is gone, or is another one of the same name."""
         m = self.m
+        if len(lost) == len(Side) or m.phase in JOURNALLED:
+            return what_to_save(m, lost)
         finished = m.phase is Phase.FINISHED
         if side is Side.SOURCE and finished:
             done = f"Nothing is lost: `{m.target}` is the truth."
             by_hand = "`qferry cleanup` will not delete what it does not know; do it by hand if you are sure."
+            there = yield from is_collection(HOME, m.source)
             return f"{done} {by_hand}" if there else f"{done} Run `{self._command('cleanup')}` when it is time."
-        if side is Side.TARGET and m.phase in JOURNALLED:
-            return f"Run `{self._command('abort')}`, then start again; the source has every write."
         return (
             f"Let nobody delete `{m.collection(side.other)}`, and do not {'clean up' if finished else 'abort'}: it may "
             "hold all that is left. Find out who has done that."

@@ -14,7 +14,8 @@ from typing import Any
 
 from qferry.control import records, wire
 from qferry.errors import FerryError, Refused, Rejected, RemoteFailure
-from qferry.flows.cleanup import final_snapshots, is_collection
+from qferry.flows.cleanup import final_snapshots
+from qferry.flows.coordinator import is_collection
 from qferry.flows.effects import Flow, Json, NewId, Report, Request, Today
 from qferry.protocol.phases import ENDED, Phase, Side
 from qferry.protocol.records import CONTROL_COLLECTION, HOME, Migration
