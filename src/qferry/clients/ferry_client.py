@@ -15,6 +15,7 @@ from typing import Any
 from qdrant_client import QdrantClient
 from qdrant_client.local.qdrant_local import QdrantLocal
 
+from qferry.clients.embedding import ThreadedClient
 from qferry.clients.facade import (
     by_name,
     change_aliases,
@@ -44,7 +45,7 @@ _open: weakref.WeakSet[FerryClient]
 _parents: list[Any] = []
 
 
-class FerryClient(QdrantClient):
+class FerryClient(ThreadedClient):
     """
     A `QdrantClient` that takes part in migrations.
 
@@ -92,7 +93,7 @@ class FerryClient(QdrantClient):
             return self
         if server not in self._targets:
             options = target_arguments(self.init_options, self.ferry_options, server)
-            self._targets[server] = QdrantClient(**options)
+            self._targets[server] = ThreadedClient(**options)
         return self._targets[server]
 
     def _fresh(self, *, renew: bool) -> None:
@@ -238,7 +239,7 @@ def _after_fork() -> None:
         # Their sockets are the parent's: neither used nor closed here.
         _parents.extend((client._client, client._driver))  # noqa: SLF001
         client._targets = {}  # noqa: SLF001
-        QdrantClient.__init__(client, **client.init_options)
+        ThreadedClient.__init__(client, **client.init_options)
         client._begin()  # noqa: SLF001
 
 
