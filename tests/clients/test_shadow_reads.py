@@ -130,6 +130,30 @@ def test_arguments_that_the_caller_changes_afterwards_are_repeated_as_they_were(
     assert own(client, shadowed).mismatches == 0
 
 
+@pytest.mark.parametrize("what", ["gist", "put"])
+@pytest.mark.parametrize("pairing", PAIRINGS, ids=str)
+def test_nothing_about_a_shadow_read_reaches_the_caller(
+    shadowed: Migrating,
+    open_ferry: Callable[..., Caller],
+    pairing: Pairing,
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither an answer that cannot be taken apart, nor a thread or task that cannot be begun."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("can't")
+
+    client = open_ferry(pairing)
+    if what == "gist":
+        monkeypatch.setattr("qferry.flows.shadow.gist", fail)
+    else:
+        monkeypatch.setattr(client.client._shadows, "put", fail)
+    for _ in range(2):
+        assert client.call("count", shadowed.source).count == 60
+    assert own(client, shadowed).dropped == 2
+
+
 def test_share_of_the_reads_is_repeated(shadowed: Migrating, open_ferry: Callable[..., Caller]) -> None:
     """Drawn one by one, like the read share."""
     shadows(shadowed, shadow=25.0)

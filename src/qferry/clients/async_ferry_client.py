@@ -42,6 +42,7 @@ from qferry.protocol.records import HOME
 from qferry.protocol.session import Route
 from qferry.protocol.shadow import Totals
 
+_log = logging.getLogger("qferry")
 _open: weakref.WeakSet[AsyncFerryClient] = weakref.WeakSet()
 _parents: list[Any] = []
 
@@ -119,11 +120,14 @@ class AsyncFerryClient(AsyncQdrantClient):
     def _shadow(self, method: str, arguments: dict[str, Any], route: Route, found: Answered) -> None:
         """Repeat a read on the other side, in the background; nothing is raised."""
         session = self._session
-        repeat = None if self._shadows.full else Repeat.of(session, route, method, arguments, found)
-        if repeat is not None:
-            self._shadows.put(compare(session, repeat))
-        else:
-            session.shadow(route.migration, Totals(dropped=1))
+        try:
+            repeat = None if self._shadows.full else Repeat.of(session, route, method, arguments, found)
+            if repeat is not None:
+                self._shadows.put(compare(session, repeat))
+                return
+        except Exception as error:  # noqa: BLE001  the caller has an answer, and gets it
+            _log.debug("A read is not repeated: %s", error)
+        session.shadow(route.migration, Totals(dropped=1))
 
     def upload_points(self, collection_name: str, *args: Any, **kwargs: Any) -> None:
         """Upload points, blocking the event loop; see `AsyncQdrantClient.upload_points`."""

@@ -38,7 +38,12 @@ class Shadows:
         return len(self._waiting) >= QUEUE
 
     def put(self, flow: Flow[None]) -> None:
-        """Run this when there is time."""
+        """
+        Run this when there is time.
+
+        Raises:
+            RuntimeError: There is nobody to run it, and no thread can be begun.
+        """
         with self._changed:
             if self._closed:
                 return
@@ -47,7 +52,18 @@ class Shadows:
             self._threads += begin
             self._changed.notify()
         if begin:
+            self._begin()
+
+    def _begin(self) -> None:
+        try:
             threading.Thread(target=self._work, name="qferry-shadow", daemon=True).start()
+        except Exception:
+            with self._changed:
+                self._threads -= 1
+                if self._threads:
+                    return  # the other one gets round to it
+                self._waiting.clear()
+            raise
 
     def close(self) -> None:
         """Drop what waits; what is under way ends by itself."""
