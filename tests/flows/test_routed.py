@@ -7,9 +7,9 @@ import pytest
 from playing import MIGRATION, Play, session
 from qdrant_client.http.exceptions import ResponseHandlingException
 
-from qferry.errors import LeaseLost, NotAllowed, Unreachable
+from qferry.errors import Conflict, LeaseLost, NotAllowed, Refused, Rejected, Unreachable
 from qferry.flows.effects import Call, Request
-from qferry.flows.routed import REPEATS_MAX, guarded, on_truth, one_sided, read, routed
+from qferry.flows.routed import LOOK_AGAIN_S, REPEATS_MAX, guarded, on_truth, one_sided, read, routed
 from qferry.protocol.phases import Phase
 from qferry.protocol.records import Migration
 from qferry.protocol.session import Session
@@ -267,4 +267,38 @@ def test_read_in_the_targets_place_is_repeated_if_the_source_was_not_truth_any_m
     play = Play(answer, lambda: found.adopt([sealed], sent_at=play.now, now=play.now))
     assert play.run(read(found, "count", "a", {}, from_source=from_source)) == "b"
     assert play.told == [*([] if from_source else ["count b"]), "count a", "scroll", "count b"]
+    assert found.view.active == 0
+
+
+@pytest.mark.parametrize("from_source", [False, True])
+@pytest.mark.parametrize(
+    "error", [Unreachable("late"), Rejected("busy", status=429), Rejected("ill", status=503)], ids=str
+)
+def test_look_at_the_record_that_fails_is_taken_again(error: Exception, from_source: bool) -> None:
+    """The caller is not to suffer from a look that it has not asked for."""
+
+    def answer(effect: Request | Call) -> Any:
+        if isinstance(effect, Request) and play.told.count("scroll") < 3:
+            return error
+        return failing_target(effect)
+
+    play = Play(answer)
+    assert play.run(read(session(SHARED), "count", "a", {}, from_source=from_source)) == "a"
+    assert play.slept == [LOOK_AGAIN_S] * 2
+
+
+@pytest.mark.parametrize(
+    ("error", "looks"),
+    [(Unreachable("late"), 11), (Rejected("no", status=403), 1), (Refused("format 2"), 1), (Conflict("gone"), 1)],
+    ids=str,
+)
+def test_answer_of_the_source_that_nobody_can_vouch_for_is_no_answer(error: Exception, looks: int) -> None:
+    """The target may have become the truth; of that the caller hears an error that is safe to repeat."""
+    found = session(SHARED)
+    found.lease_until = 3.1  # it is 1 now
+    play = Play(lambda effect: error if isinstance(effect, Request) else failing_target(effect))
+    with pytest.raises(LeaseLost, match="the source has answered; but the migration's record cannot be read") as lost:
+        play.run(read(found, "count", "a", {}))
+    assert (lost.value.__cause__, lost.value.hint) == (error, "Repeat the read.")
+    assert play.told.count("scroll") == looks
     assert found.view.active == 0

@@ -9,21 +9,24 @@ that out before the caller is told anything, and the call is carried out again o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from typing import Any, NamedTuple, TypeVar
 
 from qferry.control import records
-from qferry.errors import FerryError, LeaseLost, NotAllowed
-from qferry.flows.effects import Call, Flow, Fresh, Now, Outcome
+from qferry.errors import FerryError, LeaseLost, NotAllowed, Rejected, RemoteFailure
+from qferry.flows.effects import Call, Flow, Fresh, Now, Outcome, Sleep
 from qferry.flows.fate import Fate, fate_of
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.phases import Routing, Side
-from qferry.protocol.records import HOME
+from qferry.protocol.records import HOME, Migration
 from qferry.protocol.seen import note_fallback
 from qferry.protocol.session import Quiet, Route, Session, View
 
 T = TypeVar("T")
 # A call that outlives its lease so often has a server too slow for any answer to count.
 REPEATS_MAX = 3
+# A look at the record that fails is taken again after so many seconds.
+LOOK_AGAIN_S = 0.2
 
 
 def routed(
@@ -194,6 +197,10 @@ def read_somewhere(
         collection: The name it was called with.
         arguments: Its arguments by name, without the collection.
         from_source: The target has failed already: from the source, as long as that is truth.
+
+    Raises:
+        LeaseLost: The source has answered in the target's place, and nobody can tell whether it was truth; the read may
+            be repeated.
     """
 
     def attempt(view: View, route: Route | None) -> Flow[Answered]:
@@ -218,13 +225,43 @@ def read_somewhere(
         ended: float = yield Now()
         if again:
             session.watch(route).fail(ended)  # the source has answered: that was not the caller's mistake
-            if (yield from records.read_migration(m.id)).truth is not Side.SOURCE:
+            if not (yield from _source_is_truth(session, m)):
                 # It was not truth any more, and others may have been told of writes that it has missed.
                 yield from _renew(renew=True)
                 return (yield from attempt(view, session.route(collection)))
         return Answered(value, route, side, ended - began)
 
     return (yield from routed(session, collection, attempt, writes=False, timed=True))
+
+
+def _source_is_truth(session: Session, m: Migration) -> Flow[bool]:
+    """
+    Whether the source is still truth, so that what it has answered a moment ago is right.
+
+    Neither the lease nor an acknowledgement that this client owes can vouch for that: a seal makes the target the truth
+    at once, and who has heard of it may be told of writes that this client's read of the source has missed.
+
+    Raises:
+        LeaseLost: The record cannot be read, although it was tried until the lease was over.
+    """
+    until = session.lease_until
+    while True:
+        try:
+            return (yield from records.read_migration(m.id)).truth is Side.SOURCE
+        except FerryError as error:
+            now: float = yield Now()
+            passing = isinstance(error, RemoteFailure) and not (isinstance(error, Rejected) and _refuses(error))
+            if not passing or now + LOOK_AGAIN_S >= until:
+                raise LeaseLost(
+                    "The target has failed this read, and the source has answered; but the migration's record cannot "
+                    f"be read, so nobody knows whether that answer is still right: {error.message}",
+                    hint="Repeat the read.",
+                ) from error
+        yield Sleep(LOOK_AGAIN_S)
+
+
+def _refuses(error: Rejected) -> bool:
+    return error.final and error.status != HTTPStatus.TOO_MANY_REQUESTS
 
 
 def _watched(session: Session, route: Route, call: Call, began: float) -> Flow[Any]:
