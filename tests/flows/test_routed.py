@@ -8,8 +8,8 @@ from playing import MIGRATION, Play, session
 from qdrant_client.http.exceptions import ResponseHandlingException
 
 from qferry.errors import Conflict, LeaseLost, NotAllowed, Refused, Rejected, Unreachable
-from qferry.flows.effects import Call, Request
-from qferry.flows.routed import LOOK_AGAIN_S, REPEATS_MAX, guarded, on_truth, one_sided, read, routed
+from qferry.flows.effects import Call, Outcome, Request
+from qferry.flows.routed import LOOK_AGAIN_S, REPEATS_MAX, guarded, leave, on_truth, one_sided, read, routed
 from qferry.protocol.phases import Phase
 from qferry.protocol.records import Migration
 from qferry.protocol.session import Session
@@ -302,3 +302,48 @@ def test_answer_of_the_source_that_nobody_can_vouch_for_is_no_answer(error: Exce
     assert (lost.value.__cause__, lost.value.hint) == (error, "Repeat the read.")
     assert play.told.count("scroll") == looks
     assert found.view.active == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "heard"),
+    [
+        (KeyboardInterrupt(), False),
+        (ResponseHandlingException(httpx.ReadTimeout("late")), False),
+        (Rejected("no such vector", status=400), True),
+    ],
+    ids=["given up", "late", "refused"],
+)
+@pytest.mark.parametrize("quietly", [False, True])
+def test_read_that_ends_without_a_word_of_the_target_has_waited_in_vain(
+    error: BaseException, heard: bool, quietly: bool
+) -> None:
+    """Whoever has ended it, and whether it needed a flow."""
+    found = session(SHARED)
+
+    def answer(_: Request | Call) -> Any:
+        play.now += 1.0
+        return error
+
+    play = Play(answer)
+    if quietly:
+        quiet = found.enter_quiet(1.0, "a", write=False)
+        assert quiet is not None
+        interrupted = not isinstance(error, Exception)
+        leave(quiet, Outcome(error=None if interrupted else error, interrupted=interrupted), 2.0, write=False)
+    else:
+        with pytest.raises(type(error)):
+            play.run(read(found, "count", "a", {}))
+    watch = found.watches[SHARED.id]
+    assert (watch.silent_s, list(watch.given_up)) == ((0.0, []) if heard else (1.0, [(2.0, 1.0)]))
+    assert (watch.under_way, list(watch.ended)) == ({}, [])
+
+
+def test_read_that_nobody_waits_for_any_more_is_not_watched_any_more() -> None:
+    """Its flow is closed, and cannot ask for the time."""
+    found = session(SHARED)
+    flow = read(found, "count", "a", {})
+    effect = next(flow)
+    while not isinstance(effect, Call):
+        effect = flow.send(Play()._perform(effect))
+    flow.close()
+    assert found.watches[SHARED.id].under_way == {}

@@ -12,7 +12,7 @@ def watched(*reads: tuple[float, float, bool]) -> Watch:
     watch = Watch()
     for at, seconds, failed in reads:
         number = watch.begin(at - seconds)
-        watch.end(number, at, answered=not failed)
+        watch.end(number, at, answered=not failed, heard=True)
         if failed:
             watch.fail(at)
     return watch
@@ -95,9 +95,66 @@ def test_one_long_read_among_answered_ones_is_no_silence() -> None:
     """A large page takes its time."""
     watch = Watch()
     watch.begin(0.0)
-    watch.end(watch.begin(2.0), 2.1, answered=True)
+    watch.end(watch.begin(2.0), 2.1, answered=True, heard=True)
     assert not watch.verdict(3.0, LENIENT)
     assert watch.verdict(2.2 + SILENCE_S, LENIENT)
+
+
+@pytest.mark.parametrize("apart_s", [0.1, 1.5], ids=["side by side", "one after the other"])
+def test_silent_target_is_found_though_the_application_gives_its_reads_up(apart_s: float) -> None:
+    """After a second each, which none of them outlives."""
+    watch, under_way, told = Watch(), [], ""
+    for n in range(60):
+        now = 1 + n * apart_s
+        while under_way and now - under_way[0][0] >= 1.0:
+            began, number = under_way.pop(0)
+            watch.end(number, began + 1.0, answered=False, heard=False)
+        told = told or watch.verdict(now, LENIENT)
+        under_way.append((now, watch.begin(now)))
+    assert "without an answer for" in told
+
+
+def test_reads_that_are_given_up_are_no_silence_if_the_target_had_no_time_to_answer() -> None:
+    """An application that has lost interest at once, and then does nothing for long."""
+    watch = Watch()
+    for began in (0.0, 100.0, 200.0):
+        watch.end(watch.begin(began), began + 0.1, answered=False, heard=False)
+        assert not watch.verdict(began + 50, LENIENT)
+    watch.begin(300.0)
+    assert not watch.verdict(300.1, LENIENT)
+
+
+def test_answer_ends_the_silence_whoever_waits_for_another() -> None:
+    """The target answers, if not everything that it was asked."""
+    watch = Watch()
+    for began in range(20):
+        watch.begin(began)
+        number = watch.begin(began + 0.1)
+        watch.end(number, began + 0.2, answered=True, heard=True)
+        watch.end(watch.begin(began + 0.3), began + 0.9, answered=False, heard=False)
+        assert not watch.verdict(began + 1, LENIENT)
+
+
+def test_mistakes_of_the_caller_are_no_silence() -> None:
+    """An error is a sign of life, also if nothing else is ever said, and in two threads at once."""
+    watch = Watch()
+    one = watch.begin(0.0)
+    for n in range(1, 1000):
+        other = watch.begin(n / 10 - 0.05)
+        watch.end(one, n / 10, answered=False, heard=True)
+        one = other
+        assert not watch.verdict(n / 10, LENIENT)
+
+
+def test_reads_that_are_given_up_after_the_limit_are_slow() -> None:
+    """They have taken that long at least; one that was given up sooner tells nothing."""
+    for seconds, too_slow in ((0.2, False), (0.3, True)):
+        watch = watched(*((1.0, 0.01, False) for _ in range(10)))
+        for _ in range(2):
+            watch.end(watch.begin(1.0), 1.0 + seconds, answered=False, heard=False)
+        watch.end(watch.begin(1.3), 1.4, answered=True, heard=True)
+        assert bool(watch.verdict(1.5, Tolerance(5, max_ms=250))) is too_slow
+        assert not watch.verdict(1.5 + WINDOW_S, Tolerance(5, max_ms=250))
 
 
 def test_limit_of_latency_is_that_of_silence_too() -> None:
@@ -121,7 +178,7 @@ def test_failed_read_counts_only_once_the_source_has_answered_it() -> None:
     """What fails on both sides is the caller's own mistake."""
     watch = Watch()
     for _ in range(10):
-        watch.end(watch.begin(0.0), 0.1, answered=False)
+        watch.end(watch.begin(0.0), 0.1, answered=False, heard=True)
     assert not watch.verdict(0.2, LENIENT)
     watch.fail(0.2)
     watch.fail(0.2)
@@ -134,7 +191,7 @@ def test_what_was_seen_can_be_forgotten() -> None:
     number = watch.begin(0.0)
     watch.forget()
     assert not watch.verdict(9.0, LENIENT)
-    watch.end(number, 9.0, answered=True)
+    watch.end(number, 9.0, answered=True, heard=True)
     assert not watch.ended
 
 

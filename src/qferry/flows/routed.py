@@ -268,16 +268,23 @@ def _watched(session: Session, route: Route, call: Call, began: float) -> Flow[A
     """A read on the target, which may lose its readers by it."""
     watch = session.watch(route)
     number = watch.begin(began)
-    answered = False
     try:
         value = yield call
-        answered = True
-    finally:
-        if not answered:
-            watch.end(number, began, answered=False)
+    except GeneratorExit:  # nobody waits for it any more, nor can the time be asked for
+        watch.end(number, began, answered=False, heard=False)
+        raise
+    except BaseException as error:
+        now: float = yield Now()
+        watch.end(number, now, answered=False, heard=_heard(error))
+        raise
     ended: float = yield Now()
-    watch.end(number, ended, answered=True)
+    watch.end(number, ended, answered=True, heard=True)
     return value
+
+
+def _heard(error: BaseException | None) -> bool:
+    """Whether a server has said that a read has ended like this; it has not if it took too long, or was cancelled."""
+    return isinstance(error, Exception) and fate_of(error) is not Fate.UNKNOWN
 
 
 def one_sided(view: View, call: Call) -> Flow[Any]:
@@ -297,7 +304,8 @@ def leave(quiet: Quiet, outcome: Outcome, now: float, *, write: bool) -> None:
     elif write and outcome.error is not None:
         note_doubt(view, outcome.error, HOME)
     if quiet.watch is not None:
-        quiet.watch.end(quiet.number, now, answered=not outcome.interrupted and outcome.error is None)
+        answered = not outcome.interrupted and outcome.error is None
+        quiet.watch.end(quiet.number, now, answered=answered, heard=answered or _heard(outcome.error))
     view.leave()
 
 

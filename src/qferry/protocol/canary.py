@@ -21,7 +21,7 @@ READS_MAX = 2_000
 BAD_MIN = 2
 # The latency that must not be exceeded is the 95th percentile: so many reads may take longer.
 SLOW_PERCENT = 5.0
-# A target that has answered nothing for so long, while a read waits, does not answer; with a limit of latency, for as
+# A target that has said nothing for so long, while reads have waited, does not answer; with a limit of latency, for as
 # long as that, but this much at least.  With a heartbeat before it is seen, and another one until all readers are back,
 # this makes less than five seconds.
 SILENCE_S, SILENCE_MIN_S = 2.0, 1.0
@@ -71,22 +71,45 @@ class Watch:
     """One client's reads on the target of one migration, as far as they matter just now."""
 
     ended: deque[tuple[float, float, bool]] = field(default_factory=lambda: deque(maxlen=READS_MAX))
+    given_up: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=READS_MAX))
     under_way: dict[int, float] = field(default_factory=dict)  # number -> when it began
-    heard_at: float = float("-inf")  # when the target has answered last
+    silent_s: float = 0.0  # for how long reads have waited since the target was heard last, given up since or not
+    looked_at: float = float("-inf")  # up to when that is counted
     begun: int = 0
 
     def begin(self, now: float) -> int:
         """A read goes to the target; returns the number to end it by."""
+        self._wait(now)
         self.begun += 1
         self.under_way[self.begun] = now
         return self.begun
 
-    def end(self, number: int, now: float, *, answered: bool) -> None:
-        """It has ended; if it has failed, whose fault that is is known when the source has been asked (`fail`)."""
+    def end(self, number: int, now: float, *, answered: bool, heard: bool) -> None:
+        """
+        It has ended.
+
+        Args:
+            number: By which it is known.
+            now: When.
+            answered: Whether it has its answer; if not, whose fault that is is known when the source has been asked
+                (`fail`).
+            heard: Whether the target has said anything, be it an error; not, if the caller has given the read up.
+        """
+        self._wait(now)
         began = self.under_way.pop(number, None)
-        if began is not None and answered:
-            self.heard_at = now
+        if began is None:
+            return
+        if heard:
+            self.silent_s = 0.0
+        else:
+            self.given_up.append((now, now - began))
+        if answered:
             self.ended.append((now, now - began, False))
+
+    def _wait(self, now: float) -> None:
+        if self.under_way:
+            self.silent_s += max(0.0, now - self.looked_at)
+        self.looked_at = max(now, self.looked_at)
 
     def fail(self, now: float) -> None:
         """A read has failed that the source has answered: it is the target that cannot."""
@@ -95,15 +118,19 @@ class Watch:
     def forget(self) -> None:
         """Whatever was seen counts no more."""
         self.ended.clear()
+        self.given_up.clear()
         self.under_way.clear()
+        self.silent_s = 0.0
 
     def verdict(self, now: float, tolerance: Tolerance) -> str:
         """What is wrong with the target, in words; empty: nothing that is not put up with."""
-        while self.ended and self.ended[0][0] <= now - WINDOW_S:
-            self.ended.popleft()
+        self._wait(now)
+        for past in (self.ended, self.given_up):
+            while past and past[0][0] <= now - WINDOW_S:
+                past.popleft()
         if tolerance.max_errors_percent >= ALL_PERCENT and not tolerance.max_ms:
             return ""
-        return self._failing(tolerance) or self._slow(now, tolerance) or self._silent(now, tolerance)
+        return self._failing(tolerance) or self._slow(now, tolerance) or self._silent(tolerance)
 
     def _failing(self, tolerance: Tolerance) -> str:
         failed, reads = sum(bad for _, _, bad in self.ended), len(self.ended)
@@ -116,8 +143,9 @@ class Watch:
         if not tolerance.max_ms:
             return ""
         limit_s = tolerance.max_ms / 1000
-        # One that is still under way has taken its age at least; a young one tells nothing yet.
-        waiting = [now - began for began in self.under_way.values() if now - began > limit_s]
+        # One that is still under way, or was given up, has taken its age at least; a young one tells nothing.
+        ages = [*(now - began for began in self.under_way.values()), *(seconds for _, seconds in self.given_up)]
+        waiting = [seconds for seconds in ages if seconds > limit_s]
         taken = sorted([*(seconds for _, seconds, bad in self.ended if not bad), *waiting])
         slow = sum(seconds > limit_s for seconds in taken)
         if not _too_many(slow, len(taken), SLOW_PERCENT):
@@ -128,12 +156,10 @@ class Watch:
             f"{tolerance.max_ms:g} ms)"
         )
 
-    def _silent(self, now: float, tolerance: Tolerance) -> str:
-        since = min(self.under_way.values(), default=now)
-        silent_s = now - max(since, self.heard_at)
-        if silent_s < (max(SILENCE_MIN_S, tolerance.max_ms / 1000) if tolerance.max_ms else SILENCE_S):
+    def _silent(self, tolerance: Tolerance) -> str:
+        if self.silent_s < (max(SILENCE_MIN_S, tolerance.max_ms / 1000) if tolerance.max_ms else SILENCE_S):
             return ""
-        return f"the target has left {len(self.under_way)} of its reads without an answer for {silent_s:.1f} s"
+        return f"the target has left its reads without an answer for {self.silent_s:.1f} s"
 
 
 def _too_many(bad: int, reads: int, allowed_percent: float) -> bool:
