@@ -101,6 +101,18 @@ def test_form_that_is_too_long_is_refused(person: Any, started: Callable[[], Mig
     assert person.post(f"/migrations/{m.id}/abort", fields).status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
+@pytest.mark.parametrize("multipart", [True, False])
+def test_form_of_unknown_length_or_with_files_is_refused(dashboard: Any, *, multipart: bool) -> None:
+    """What arrives is counted, whatever is said of its length; a file is never taken."""
+    arriving = (b"a" * 1000 for _ in range(1000))
+    kind = "multipart/form-data; boundary=x" if multipart else "application/x-www-form-urlencoded"
+    with dashboard(TOKEN) as person:
+        headers = {"Content-Type": kind, "Content-Length": "10"}
+        answer = person.client.post("/login", content=arriving, headers=headers)
+        assert answer.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        assert person.client.post("/login", files={"token": b"x"}).status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
 def test_without_the_token_nothing_is_shown(dashboard: Any, started: Callable[[], Migration], source: str) -> None:
     """Every page leads to the login form; what is live and every form are refused."""
     m = started()

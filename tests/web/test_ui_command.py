@@ -1,6 +1,7 @@
 """`qferry ui` as a process: where it listens, what it refuses, and how it ends."""
 
 import builtins
+import contextlib
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import orjson
@@ -98,6 +100,28 @@ def test_token_on_the_command_line_is_warned_of(qdrant: Any) -> None:
             running.kill()
         assert ("can be seen by every user" in said) is warned
         assert TOKEN not in said
+
+
+def test_nobody_fills_the_disk(qdrant: Any) -> None:
+    """A form is counted as it arrives, whatever its headers say; who breaks off leaves no trace."""
+    with dashboard(qdrant, QFERRY_UI_TOKEN=TOKEN) as (url, running):
+        address = urlsplit(url)
+        head = f"POST /login HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 10\r\n".encode()
+        kinds = ("multipart/form-data; boundary=x", "application/x-www-form-urlencoded")
+        part = b'--x\r\nContent-Disposition: form-data; name="token"; filename="f"\r\n\r\n'
+        for kind in kinds:
+            with socket.create_connection((address.hostname, address.port), timeout=DEADLINE_S) as sender:
+                sender.sendall(head + f"Transfer-Encoding: chunked\r\nContent-Type: {kind}\r\n\r\n".encode())
+                with contextlib.suppress(OSError):  # it has hung up
+                    for piece in (part, *[b"a" * (1 << 20)] * 20):
+                        sender.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+                with contextlib.suppress(ConnectionResetError):
+                    assert sender.recv(100).split(b" ")[1] in (b"413", b"400")
+        with socket.create_connection((address.hostname, address.port)) as sender:
+            sender.sendall(head + f"Content-Type: {kinds[1]}\r\n\r\ntok".encode())
+        assert httpx.get(f"{url}/login").status_code == HTTPStatus.OK
+        running.send_signal(signal.SIGINT)
+        assert running.communicate(timeout=DEADLINE_S) == ("", "")
 
 
 def test_ctrl_c_ends_it_at_once_though_somebody_watches(qdrant: Any) -> None:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -32,7 +32,7 @@ from qferry.protocol.records import Migration
 from qferry.web import views
 from qferry.web.actions import ACTIONS, Action
 from qferry.web.aside import KeptOpen, aside
-from qferry.web.security import Headers, Sessions, comes_from_elsewhere, host_is_ours
+from qferry.web.security import Headers, NotAForm, Sessions, comes_from_elsewhere, host_is_ours, read_form
 from qferry.web.watching import ALL, Look, NoSuchMigration, Watching
 from qferry.web.works import Work, Works
 
@@ -40,7 +40,6 @@ from qferry.web.works import Work, Works
 LOOK_TIMEOUT_S = 5
 # How long a form waits for the end of what it has set going, so that a refusal is its answer.
 ANSWER_S = 1.5
-FORM_BYTES_MAX = 64 * 1024
 # What was found is shown for so long before doctor is asked again.
 _FINDINGS_S = 10.0
 
@@ -150,6 +149,8 @@ class Dashboard:
             request.state.session = session
             try:
                 response = await self._answer(request, handler, open_to_all=open_to_all)
+            except ClientDisconnect:
+                return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody is there to read it
             except NoSuchMigration:
                 response = self._problem(request, HTTPStatus.NOT_FOUND, "There is no such migration on this server.")
             except FerryError as error:
@@ -171,14 +172,16 @@ class Dashboard:
         if request.method == "POST":
             if comes_from_elsewhere(request):
                 return self._forged(request, "It was sent by a page of another site.")
-            if int(request.headers.get("content-length") or FORM_BYTES_MAX + 1) > FORM_BYTES_MAX:
+            try:
+                request.state.form = await read_form(request)
+            except NotAForm:
                 return self._problem(request, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "That is no form of this dashboard.")
         if session is None and not open_to_all:
             if request.method != "POST" and request.url.path != "/live":
                 return RedirectResponse(f"/login?next={request.url.path}", HTTPStatus.SEE_OTHER)
             return self._problem(request, HTTPStatus.UNAUTHORIZED, "You are not signed in; nothing was changed.")
         if request.method == "POST" and not open_to_all:
-            given = (await request.form()).get("form_token")
+            given = request.state.form.get("form_token")
             if session is None or not self._sessions.is_form_of(session, given):
                 return self._forged(request, "It is not of this session: the dashboard may have been restarted.")
         return await handler(request)
@@ -192,7 +195,7 @@ class Dashboard:
         address = request.client.host if request.client else ""
         if request.method != "POST":
             return self._html("login.html", request, next=request.query_params.get("next", "/"), problem="")
-        form = await request.form()
+        form = request.state.form
         following = _local(form.get("next"))
         wait_s = self._sessions.wait_s(address)
         if wait_s:
@@ -293,7 +296,7 @@ class Dashboard:
             return self._form(request, action, m, problem)
         if request.method != "POST":
             return self._form(request, action, m, None)
-        form = dict(await request.form())
+        form = request.state.form
         try:
             seen = _seen(form)
             seen.check(m)

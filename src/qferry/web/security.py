@@ -7,13 +7,14 @@ that does not come from here.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import secrets
 import time
 from collections.abc import Collection, Mapping
 from http import HTTPStatus
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -37,6 +38,8 @@ SESSION_S = 12 * 3600
 # After a wrong token the next one is looked at so much later, doubled with each further one, up to the last figure.
 WAIT_S, WAIT_MAX_S = 1.0, 60.0
 _ADDRESSES_MAX = 1000
+# A form is longer than that, or takes longer to arrive, only if it is none of the dashboard's.
+FORM_BYTES_MAX, FORM_FIELDS_MAX, FORM_S = 64 * 1024, 100, 10.0
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -93,6 +96,39 @@ def comes_from_elsewhere(request: Request) -> bool:
         return True
     origin = request.headers.get("origin")
     return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+
+
+class NotAForm(Exception):
+    """What was sent is no form of the dashboard's."""
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """
+    The fields of a form that a page of the dashboard sends.
+
+    What arrives is counted, whatever the headers say of its length; nothing of it is kept anywhere but in memory, and
+    there can be no files in it.
+
+    Raises:
+        NotAForm: It is too long, or slow, or of another kind.
+        ClientDisconnect: Who sent it is gone.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
+        raise NotAForm
+    try:
+        body = await asyncio.wait_for(_body(request), FORM_S)
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FORM_FIELDS_MAX))
+    except (ValueError, asyncio.TimeoutError) as error:
+        raise NotAForm from error
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > FORM_BYTES_MAX:
+            raise NotAForm
+    return bytes(body)
 
 
 class Sessions:
