@@ -21,7 +21,7 @@ from qferry.connection import Connection, Reporter
 from qferry.control import records, wire
 from qferry.drivers.blocking import BlockingDriver
 from qferry.drivers.workers import Crew
-from qferry.errors import FerryError, InvalidName, Misuse, Refused, Rejected
+from qferry.errors import FerryError, InvalidName, Misuse, Refused, Rejected, RemoteFailure, Unreachable
 from qferry.flows import configuration, diagnosis, leftovers, lifecycle
 from qferry.flows.cleanup import cleanup as cleanup_flow
 from qferry.flows.cleanup import restoring
@@ -53,6 +53,8 @@ from qferry.tracing import traced
 T = TypeVar("T")
 
 DEFAULT_SAFETY_DAYS = 30.0
+# A look does not wait longer for a target's server, in seconds: the migration can be led back without it.
+_TARGET_LOOK_S = 5.0
 # Where `start` begins, or goes on.
 _STARTS = (Phase.PREPARING, Phase.ANNOUNCED, Phase.CAPTURING, Phase.STARTING)
 
@@ -132,6 +134,7 @@ class Status:
     checklist: tuple[Metric, ...]
     shadow: Totals | None = None  # what shadow reads have found since they were asked for; None: they are not
     comparison: Comparison | None = None  # what the last verification has compared, and what differed
+    target_failure: str = ""  # why the target's server says nothing of the target; empty: it does
 
 
 @dataclass(frozen=True)
@@ -720,12 +723,14 @@ def status(
     """
     Where migrations stand: all of them, those that are not over (`live`), or the one of `source`. Changes nothing.
 
-    `naming`, by default that of ADR-0039, says whether a target has a name to keep.
+    `naming`, by default that of ADR-0039, says whether a target has a name to keep.  A target's server that does not
+    answer takes nothing away but what it alone knows.
     """
     rules = naming or CollectionNaming()
+    silent: dict[str, str] = {}
     with connection.driver() as driver:
         chosen = [m for m in _chosen(driver, source) if not live or m.phase not in ENDED]
-        return tuple(driver.run(_status_of(m, rules)) for m in chosen)
+        return tuple(driver.run(_status_of(m, rules, silent)) for m in chosen)
 
 
 def status_of(connection: Connection, migration_id: str, *, naming: CollectionNaming | None = None) -> Status:
@@ -738,10 +743,21 @@ def status_of(connection: Connection, migration_id: str, *, naming: CollectionNa
 
     def flow() -> Flow[Status]:
         m = yield from records.read_migration(migration_id)
-        return (yield from _status_of(m, naming or CollectionNaming()))
+        return (yield from _status_of(m, naming or CollectionNaming(), {}))
 
     with connection.driver() as driver:
         return driver.run(flow())
+
+
+def record_of(connection: Connection, migration_id: str) -> Migration:
+    """
+    The record of the migration with this id, for which no target's server is asked. Changes nothing.
+
+    Raises:
+        Conflict: There is none.
+    """
+    with connection.driver() as driver:
+        return driver.run(records.read_migration(migration_id))
 
 
 def _chosen(driver: BlockingDriver, source: str | None) -> list[Migration]:
@@ -751,19 +767,41 @@ def _chosen(driver: BlockingDriver, source: str | None) -> list[Migration]:
     return found if source is None else [lifecycle.one_of(found, source)]
 
 
-def _status_of(m: Migration, naming: CollectionNaming) -> Flow[Status]:
+def _status_of(m: Migration, naming: CollectionNaming, silent: dict[str, str]) -> Flow[Status]:
+    """Where one migration stands; of the targets' servers those that are `silent`, and why, are not asked (again)."""
     writers = yield from records.writers()
     debt = yield from _count_or_none(HOME, m.journal_collection)
     # Once it is deleted its name may be an alias of the target, or be given to another collection.
     ours = None if m.phase is Phase.CLEANED else (yield from _count_or_none(HOME, m.source))
-    theirs = yield from _count_or_none(m.target_url, m.target, replaced=m.phase is Phase.CAPTURING)
-    state = (yield wire.info(m.target_url, m.target))["status"] if theirs is not None else None
+    theirs, state, failure = yield from _target_of(m, silent)
     concerned = tuple(w for w in writers if m.id in w.seen) if m.phase not in ENDED else ()
     shadow = total([w.shadow[m.id] for w in writers if m.id in w.shadow], m.shadow_since) if m.shadow_percent else None
     comparison = yield from records.read_comparison(m)
     proofs = yield from records.events(m.id, PROOFS)
-    metrics = checklist(m, Known(concerned, ours, theirs, proofs, _is_old(naming, m.target), shadow))
-    return Status(m, concerned, debt or 0, ours, theirs, state, metrics, shadow, comparison)
+    metrics = checklist(m, Known(concerned, ours, theirs, proofs, _is_old(naming, m.target), shadow, failure))
+    return Status(m, concerned, debt or 0, ours, theirs, state, metrics, shadow, comparison, failure)
+
+
+def _target_of(m: Migration, silent: dict[str, str]) -> Flow[tuple[int | None, str | None, str]]:
+    """How many points the target has, how it is, and why its server, if it is another one, does not say so."""
+    if m.phase is Phase.ABORTED:  # it is removed
+        return None, None, ""
+    if m.target_url in silent:
+        return None, None, silent[m.target_url]
+    patience_s = None if m.target_url == HOME else _TARGET_LOOK_S
+    try:
+        replaced = m.phase is Phase.CAPTURING
+        points = yield from _count_or_none(m.target_url, m.target, replaced=replaced, timeout_s=patience_s)
+        if points is None:
+            return None, None, ""
+        told = yield replace(wire.info(m.target_url, m.target), timeout_s=patience_s)
+        return points, told["status"], ""
+    except RemoteFailure as error:
+        if m.target_url == HOME:
+            raise
+        if isinstance(error, Unreachable):
+            silent[m.target_url] = error.message
+        return None, None, error.message
 
 
 def _is_old(naming: CollectionNaming, target: str) -> bool:
@@ -773,14 +811,16 @@ def _is_old(naming: CollectionNaming, target: str) -> bool:
     return False
 
 
-def _count_or_none(server: str, collection: str, *, replaced: bool = False) -> Flow[int | None]:
+def _count_or_none(
+    server: str, collection: str, *, replaced: bool = False, timeout_s: float | None = None
+) -> Flow[int | None]:
     """
     How many points a collection has; None if there is none, or for the moment in which a snapshot takes its place.
 
     Then its shards are gone (1.16.3: 500, "Local shard 0 not found").
     """
     try:
-        return int((yield wire.count(server, collection))["count"])
+        return int((yield replace(wire.count(server, collection), timeout_s=timeout_s))["count"])
     except Rejected as error:
         if error.missing or (replaced and "Local shard" in error.message):
             return None

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from qferry.server import QdrantServer
+
 
 class Terminal(io.StringIO):
     """A person who types these lines."""
@@ -65,3 +67,27 @@ def test_name_of_the_collection_to_delete_is_required(qferry: Any, monkeypatch: 
     outcome = qferry("cleanup", "any")
     assert outcome.exit_code == 2
     assert "Add --confirm NAME." in outcome.stderr
+
+
+def test_way_back_does_not_need_the_targets_server(
+    qferry: Any, source: str, target: str, fresh_qdrant: QdrantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is dead the question is asked, applications come home, and `abort` says what is left."""
+    there = ("--target-url", fresh_qdrant.url, "--target-grpc-port", str(fresh_qdrant.grpc_port))
+    assert qferry("start", source, "--strategy", "stream", *there).exit_code == 0
+    fresh_qdrant.kill()
+    (shown,) = qferry("status", source, "--json").json["migrations"]
+    assert (shown["phase"], shown["source_points"], shown["target_points"]) == ("copying", 120, None)
+    assert "gave no answer" in shown["target_failure"]
+    assert "Nothing is known of the target: The target's server gave no answer" in qferry("status").stdout
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    aborted = qferry("abort", source)
+    assert aborted.exit_code == 1
+    assert f"`{source}` → `{target}`" in aborted.stderr
+    assert f"Every application is back on `{source}` alone" in aborted.stderr
+    assert f"run `qferry abort {source}` again" in aborted.stderr
+    (shown,) = qferry("status", source, "--json").json["migrations"]
+    assert (shown["phase"], shown["routing"]) == ("aborting", "source_only")
+    fresh_qdrant.restart()
+    assert qferry("abort", source, "--yes", *there).exit_code == 0
+    assert qferry("status", source, "--json").json["migrations"][0]["phase"] == "aborted"

@@ -1,6 +1,7 @@
 """What the pages show, and what the operator's forms do, against a real server."""
 
 import asyncio
+import dataclasses
 import html
 import threading
 import uuid
@@ -14,8 +15,8 @@ from qdrant_client import QdrantClient, models
 
 from qferry import FerryClient, commands
 from qferry.connection import Connection
-from qferry.protocol.phases import Phase
-from qferry.protocol.records import CONTROL_COLLECTION, Migration, Writer
+from qferry.protocol.phases import Phase, Routing
+from qferry.protocol.records import CONTROL_COLLECTION, Migration, Strategy, Writer
 from qferry.server import QdrantServer
 from qferry.web.actions import ACTIONS
 from qferry.web.watching import Watching
@@ -487,3 +488,31 @@ def test_command_that_ends_by_a_fault_says_so(person: Any, started: Callable[[],
     assert over.is_set()
     page = person.look(page_of(m))
     assert "A fault of qferry ended it (RuntimeError: boom)" in page
+
+
+def test_way_back_is_open_while_the_targets_server_is_dead(
+    dashboard: Any, connection: Connection, source: str, target: str, fresh_qdrant: QdrantServer
+) -> None:
+    """What its server alone knows is missing on the pages, and nothing else: neither other migrations nor actions."""
+    both = dataclasses.replace(connection, target_url=fresh_qdrant.url, target_grpc_port=fresh_qdrant.grpc_port)
+    commands.start(both, source, target, strategy=Strategy.STREAM)
+    m = commands.find(both, source)
+    fresh_qdrant.kill()
+    try:
+        with dashboard(to=both) as person:
+            assert source in person.look("/")
+            page = f"/migrations/{m.id}"
+            shown = person.look(page)
+            assert "not known" in shown
+            assert "gave no answer to" in shown
+            for path in ("/history", "/abort", "/throttle"):
+                assert source in person.look(page + path)
+            answer = person.send(f"{page}/abort", typed_name=source)
+            assert answer.status_code in (HTTPStatus.SEE_OTHER, HTTPStatus.SERVICE_UNAVAILABLE)
+            work = person.dashboard.works.latest(m.id)
+            assert work.over.wait(30)
+            assert "Every application is back on" in str(work.error)
+        assert commands.find(both, source).routing is Routing.SOURCE_ONLY
+    finally:
+        fresh_qdrant.restart()
+        commands.abort(both, source)

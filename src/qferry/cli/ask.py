@@ -9,7 +9,7 @@ import typer
 from qferry import commands
 from qferry.cli.output import FAILED, Stop, usage
 from qferry.connection import Connection
-from qferry.protocol.phases import ENDED
+from qferry.errors import Refused
 from qferry.protocol.records import Migration
 
 
@@ -56,7 +56,9 @@ def _at_a_terminal() -> bool:
 
 def _the_one(connection: Connection, source: str | None) -> Migration | None:
     """The migration that is meant; None where that is not clear, which the command itself will refuse."""
-    if source is not None:
-        return commands.status(connection, source)[0].migration
-    live = [found.migration for found in commands.status(connection) if found.migration.phase not in ENDED]
-    return live[0] if len(live) == 1 else None
+    try:
+        return commands.find(connection, source)
+    except Refused:
+        if source is not None:
+            raise
+        return None

@@ -362,6 +362,8 @@ def status(found: Status) -> RenderableType:
     shadow = {"shadow reads": _shadow(m, found.shadow)} if found.shadow is not None else {}
     facts = {"journal": f"{found.debt:,} points to check", "evidence": _evidence(found), **shadow, **_coordinator(m)}
     parts.append(_facts(facts))
+    if found.target_failure:
+        parts.append(Text(f"Nothing is known of the target: {found.target_failure}", style="red"))
     if m.stepped_back:
         parts.append(Text(f"Readers stepped back to the source: {m.stepped_back}", style="red"))
     parts += [Text(f"Suspect: {reason}", style="red") for reason in m.suspicions]

@@ -43,6 +43,7 @@ def status_data(status: Status) -> dict[str, Any]:
         "source_points": status.source_points,
         "target_points": status.target_points,
         "target_status": status.target_status,
+        "target_failure": status.target_failure or None,
         "writers": [writer_data(m, writer) for writer in status.writers],
         "coordinator": m.claim_by or None,
         "limits": dataclasses.asdict(m.limits),

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from qferry.control import records, wire
-from qferry.errors import FerryError, Refused, Rejected
+from qferry.errors import FerryError, Refused, Rejected, RemoteFailure
 from qferry.flows import configuration, restore
 from qferry.flows.coordinator import Coordinator, carries_marker
 from qferry.flows.effects import Flow, Json, NewId, Now, Report, Sleep, Today
@@ -523,6 +523,17 @@ def abort(co: Coordinator) -> Flow[None]:
     if co.migration.phase is not Phase.ABORTING:
         yield from co.move(Event.ABANDONED, "abort: writes on the source alone", {"read_percent": 0})
     yield from co.acknowledged(co.migration.epoch)
+    try:
+        yield from _remove(co)
+    except RemoteFailure as error:
+        m = co.migration
+        left = f"Every application is back on `{m.source}` alone, but not all that the migration made is removed yet"
+        again = f"Once that is mended, run `qferry abort {m.source}` again: it goes on with the rest."
+        raise type(error)(f"{left}: {error.message}", hint=again, **error.fields) from error
+
+
+def _remove(co: Coordinator) -> Flow[None]:
+    """Remove what the migration has made; the application does not need it any more."""
     m = co.migration
     yield from co.still_mine()
     if m.strategy is Strategy.SNAPSHOT:

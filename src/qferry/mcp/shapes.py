@@ -73,6 +73,7 @@ class MigrationAnswer(TypedDict):
     source_points: int | None
     target_points: int | None
     target_status: str | None
+    target_failure: str | None
     writers: list[WriterAnswer]
     coordinator: str | None
     limits: Limits

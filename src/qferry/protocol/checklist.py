@@ -73,6 +73,7 @@ class Known:
         events: Those lines of its history whose text is one of `PROOFS`, oldest first.
         old_name: Whether the target's name is one that the naming would replace.
         shadow: What shadow reads have found; None: there are none.
+        target_failure: Why the target's server says nothing of it; empty: it does.
     """
 
     writers: Sequence[Writer]
@@ -81,6 +82,7 @@ class Known:
     events: Sequence[Mapping[str, Any]]
     old_name: bool
     shadow: Totals | None = None
+    target_failure: str = ""
 
     def last(self, *what: str) -> Mapping[str, Any] | None:
         """The latest of these lines of history."""
@@ -128,6 +130,8 @@ def _dual_writes(m: Migration, seen: Known) -> Iterator[Metric]:
         yield Metric(1, name, State.PROVEN, beside)
     elif m.phase in _BEFORE_DUAL:
         yield Metric(1, name, State.LATER)
+    elif seen.target_failure:
+        yield Metric(1, name, State.MISSING, f"nothing can be said of `{m.target}` while its server does not")
     else:
         yield Metric(1, name, State.FAILED, f"`{m.target}` is gone")
 

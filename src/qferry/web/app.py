@@ -239,13 +239,12 @@ class Dashboard:
     async def _history(self, request: Request) -> Response:
         migration_id = _id(request)
         before = _cursor(request.query_params.get("before"))
-        status, page = await asyncio.gather(
-            self.watching.look(migration_id),
+        m, page = await asyncio.gather(
+            self.watching.record(migration_id),
             aside(
                 commands.recent_history, self.watching.connection, migration_id, before=before, lines=views.LINES_FULL
             ),
         )
-        m = status.statuses[0].migration
         return self._html("history.html", request, m=m, page=page, newest=before is None)
 
     async def _doctor(self, request: Request) -> Response:
@@ -358,7 +357,8 @@ class Dashboard:
         return RedirectResponse(f"/migrations/{m.id}", HTTPStatus.SEE_OTHER)
 
     async def _find(self, request: Request) -> Migration:
-        return (await self.watching.look(_id(request))).statuses[0].migration
+        """Its record, which is read also while the target's server is dead: then the way back is needed most."""
+        return await self.watching.record(_id(request))
 
     # How it is answered.
 

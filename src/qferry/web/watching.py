@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 
 from qferry import commands
 from qferry.commands import HistoryLine, Status
 from qferry.connection import Connection
 from qferry.errors import Conflict, FerryError, Rejected
+from qferry.protocol.records import Migration
 from qferry.web.aside import aside
 
 LOOK_EVERY_S = 1.0
@@ -61,6 +62,17 @@ class NoSuchMigration(Exception):
     """There is no migration with that id."""
 
 
+@contextlib.contextmanager
+def _missing() -> Iterator[None]:
+    """Raise `NoSuchMigration` if that is why something cannot be read."""
+    try:
+        yield
+    except (Conflict, Rejected) as error:
+        if isinstance(error, Rejected) and not error.missing:
+            raise
+        raise NoSuchMigration from error
+
+
 class Watching:
     """
     Looks for everybody.
@@ -99,19 +111,26 @@ class Watching:
         at = time.monotonic()
         if topic == ALL:
             return Look(await aside(commands.status, self.connection), at=at)
-        try:
+        with _missing():
             one, history = await asyncio.gather(
                 aside(commands.status_of, self.connection, topic),
                 aside(commands.recent_history, self.connection, topic, lines=LINES_READ),
             )
-        except (Conflict, Rejected) as error:
-            if isinstance(error, Rejected) and not error.missing:
-                raise
-            raise NoSuchMigration from error
         samples = self._samples[topic]
         if not samples or at - samples[-1].at >= LOOK_EVERY_S / 2:
             samples.append(Sample(at, one.debt, one.migration.copied_points))
         return Look((one,), history.lines, at)
+
+    async def record(self, migration_id: str) -> Migration:
+        """
+        What is recorded of the migration with that id; no target's server is asked.
+
+        Raises:
+            NoSuchMigration: There is none.
+            FerryError: The server does not answer.
+        """
+        with _missing():
+            return await aside(commands.record_of, self.connection, migration_id)
 
     async def watch(self, topic: str) -> AsyncGenerator[Look, None]:
         """Every look at something (`ALL`, or a migration's id) from now on, until the dashboard ends."""
