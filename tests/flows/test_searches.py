@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playing import MIGRATION, Play
 
+from qferry.errors import Rejected
 from qferry.flows import parity as flow
 from qferry.flows.effects import Call, Flow, Request
 from qferry.flows.parity import Parity, parity
@@ -194,3 +195,33 @@ def test_field_by_which_an_index_finds_little_is_not_made_up_for_by_others() -> 
     found = sides.compare()
     assert not found.passed
     assert "too low: mean filtered by g, median filtered by g" in found.detail
+
+
+def refusing(sides: Sides, *names: str) -> Parity:
+    """Compare searches where some sides refuse to filter by `d`."""
+    searched = sides.searched
+
+    def ask(name: str, body: dict[str, Any]) -> Any:
+        if name in names and any(c.get("key") == "d" for c in (body.get("filter") or {}).get("must", [])):
+            raise Rejected("Wrong input.", status=400)
+        return searched(name, body)
+
+    sides.searched = ask  # type: ignore[method-assign]
+    return sides.compare()
+
+
+def test_filter_that_the_source_refuses_is_left_out_and_named() -> None:
+    """One value of many that the server does not take is no reason never to switch."""
+    schema = {"d": {"data_type": "keyword"}, "g": {"data_type": "integer"}}
+    found = refusing(alike(lambda i: {"d": "x"} if i == 7 else {"g": i % 2}, schema=schema), "a", "b")
+    assert found.passed, found.detail
+    assert "left out, because the source refuses the value: filters on d" in found.detail
+    assert found.evidence is not None
+    assert found.evidence["filters"] == {"d": 0, "g": QUERIES - 1}
+
+
+def test_filter_that_only_the_target_refuses_proves_nothing() -> None:
+    """The application can search so now, and could not after the switch."""
+    found = refusing(alike(lambda _: {"d": "x"}, schema={"d": {"data_type": "keyword"}}), "b")
+    assert (found.passed, found.evidence) == (False, None)
+    assert "a server refuses to search" in found.detail

@@ -70,6 +70,34 @@ def test_no_condition_is_made_of_what_the_index_does_not_hold(field: str, kind: 
     assert conditions(PAYLOAD, {field: {"data_type": kind}}) == {}
 
 
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("datetime", "n/a"),
+        ("datetime", "2026-02-30T00:00:00Z"),
+        ("datetime", "2026-01-01T25:00:00Z"),
+        ("datetime", "2026-W01-1"),
+        ("integer", 2**63),
+        ("integer", -(2**63) - 1),
+        ("geo", {"lat": 1000.0, "lon": 2.0}),
+        ("geo", {"lat": 1.0, "lon": -181}),
+        ("geo", {"lat": "1", "lon": "2"}),
+        ("geo", {"lat": None, "lon": 2.0}),
+    ],
+)
+def test_no_condition_is_made_of_what_a_server_refuses_to_be_asked_for(kind: str, value: Any) -> None:
+    """A payload keeps anything; another value of the list will do."""
+    assert conditions({"f": value}, {"f": {"data_type": kind}}) == {}
+    good = {"datetime": "2026-02-28", "integer": 2**63 - 1, "geo": {"lat": -90, "lon": 180}}[kind]
+    assert "f" in conditions({"f": [value, good]}, {"f": {"data_type": kind}})
+
+
+@pytest.mark.parametrize("value", ["2026-01-01", "2026-01-01T01:02:03", "2026-01-01 01:02:03.5+01:00"])
+def test_a_time_may_be_written_in_several_ways(value: str) -> None:
+    """As the server reads it."""
+    assert conditions({"f": value}, {"f": {"data_type": "datetime"}})["f"]["range"] == {"gte": value}
+
+
 def test_an_index_that_cannot_look_up_is_asked_for_a_range() -> None:
     """Strict mode may forbid what no index answers."""
     schema = {"n": {"data_type": "integer", "params": {"type": "integer", "lookup": False}}}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any
 
 from qferry.control import wire
@@ -151,12 +152,14 @@ class _Asked:
         found: What exact searches have found, on either side.
         differs: Whether they have found something else there.
         recalls: On the target, on the source and there again; None: there is nothing to recall.
+        refused: Whether the source does not take its filter.
     """
 
     search: Search
-    found: frozenset[PointId]
-    differs: bool
-    recalls: tuple[float, float, float] | None
+    found: frozenset[PointId] = frozenset()
+    differs: bool = False
+    recalls: tuple[float, float, float] | None = None
+    refused: bool = False
 
     @property
     def tells(self) -> bool:
@@ -170,6 +173,7 @@ class _Compared:
 
     groups: list[_Group] = field(default_factory=list)
     fields: dict[str, int] = field(default_factory=dict)  # how many searches were filtered by which indexed field
+    refused: set[str] = field(default_factory=set)  # fields with values that the source does not take in a filter
     absent: list[str] = field(default_factory=list)  # in words: vectors there is nothing to search in
     unproven: list[str] = field(default_factory=list)  # and those that there is
 
@@ -214,6 +218,8 @@ def _told(found: _Compared) -> str:
     parts = [*map(str, found.groups), *found.absent, *found.unproven]
     if not parts:
         return "there is no vector, so nothing to search"
+    if found.refused:
+        parts.append(f"left out, because the source refuses the value: filters on {', '.join(sorted(found.refused))}")
     unused = [name for name, count in found.fields.items() if not count]
     if unused:
         parts.append(f"no filter on {', '.join(unused)}: no value to filter by in the sample")
@@ -230,6 +236,7 @@ def _compared(co: Coordinator, info: Json, queries: int) -> Flow[_Compared]:
         searches, blank = yield from _drawn(co.migration, vector, schema, queries, drawn)
         answers = yield from _answers(co, throttle, searches, info)
         still = yield from _still_differing(co, throttle, [a.search for a in answers if a.differs], info)
+        compared.refused |= {asked.search.field for asked in answers if asked.refused}
         for filtered in (False, True):
             group = _Group(vector, filtered)
             for asked in answers:
@@ -298,7 +305,17 @@ def _answers(co: Coordinator, throttle: Throttle, searches: Sequence[Search], in
         while (yield from throttle.look(0)).stands_still:
             yield Sleep(_STANDSTILL_S)
         began: float = yield Now()
-        found += yield from _asked(co.migration, searches[len(found) : len(found) + size])
+        asked = searches[len(found) : len(found) + size]
+        try:
+            found += yield from _asked(co.migration, asked)
+        except Rejected as error:
+            if error.status != HTTPStatus.BAD_REQUEST or not any(search.field for search in asked):
+                raise
+            if len(asked) == 1 and not (yield from _refused(co.migration, asked[0])):
+                raise
+            found += [_Asked(asked[0], refused=True)] if len(asked) == 1 else []
+            size = 1  # to know which
+            continue
         ended: float = yield Now()
         if ended - began < _FAST_S:
             size = min(most, 2 * size)
@@ -308,6 +325,15 @@ def _answers(co: Coordinator, throttle: Throttle, searches: Sequence[Search], in
         yield from co.stay()
     co.pace = ""
     return found
+
+
+def _refused(m: Migration, search: Search) -> Flow[bool]:
+    """Whether the source itself does not take a search with a filter: then nobody can search so, on either side."""
+    try:
+        yield from _both(m, [search.body(exact=True)], [])
+    except Rejected as error:
+        return error.status == HTTPStatus.BAD_REQUEST
+    return False
 
 
 def _asked(m: Migration, searches: Sequence[Search]) -> Flow[list[_Asked]]:

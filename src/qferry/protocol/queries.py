@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from qferry.protocol.journal import PointId
 from qferry.protocol.parity import K
 
+# What a server takes in a filter (Qdrant 1.16.3: `lib/segment/src/types.rs`, integers of 64 bits, degrees, and times
+# as RFC 3339 or a little less); anything else in a payload it keeps, does not index, and refuses to be asked for.
+_INTEGERS = (-(2**63), 2**63 - 1)
+_LAT_MAX, _LON_MAX = 90, 180
+_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d)([T ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)?)?", re.ASCII
+)
 # Points within this distance, in metres, of one that was sampled.
 _RADIUS_M = 100_000.0
 
@@ -115,6 +124,14 @@ def _at(value: Any, path: list[str]) -> list[Any]:
     return _at(value.get(path[0]), path[1:]) if isinstance(value, Mapping) else []
 
 
+def _is_time(value: str) -> bool:
+    found = _TIME.fullmatch(value)
+    try:
+        return found is not None and bool(date.fromisoformat(found[1]))
+    except ValueError:  # there is no such day
+        return False
+
+
 def _condition(index: Mapping[str, Any], value: Any) -> dict[str, Any] | None:
     match index["data_type"], value:
         case "bool", bool():
@@ -123,16 +140,20 @@ def _condition(index: Mapping[str, Any], value: Any) -> dict[str, Any] | None:
             return None
         case "keyword" | "uuid", str():
             return {"match": {"value": value}}
+        case "integer", int() if not _INTEGERS[0] <= value <= _INTEGERS[1]:
+            return None
         case "integer", int() if (index.get("params") or {}).get("lookup") is False:
             return {"range": {"gte": value, "lte": value}}
         case "integer", int():
             return {"match": {"value": value}}
         case "float", int() | float():
             return {"range": {"gte": value}}
-        case "datetime", str():
+        case "datetime", str() if _is_time(value):
             return {"range": {"gte": value}}
         case "text", str() if value.split():
             return {"match": {"text": max(value.split(), key=len)}}
-        case "geo", {"lat": lat, "lon": lon}:
+        case "geo", {"lat": int() | float() as lat, "lon": int() | float() as lon} if (
+            abs(lat) <= _LAT_MAX and abs(lon) <= _LON_MAX
+        ):
             return {"geo_radius": {"center": {"lat": lat, "lon": lon}, "radius": _RADIUS_M}}
     return None
