@@ -225,3 +225,22 @@ def test_filter_that_only_the_target_refuses_proves_nothing() -> None:
     found = refusing(alike(lambda _: {"d": "x"}, schema={"d": {"data_type": "keyword"}}), "b")
     assert (found.passed, found.evidence) == (False, None)
     assert "a server refuses to search" in found.detail
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_ranks_that_depend_on_the_shards_decide_nothing_where_shards_differ(shards: int) -> None:
+    """They are told; with equal shards they must overlap."""
+    params = {"sparse_vectors": {"w": {"modifier": "idf"}}, "shard_number": 1}
+    sides = alike(params=params, target_params={"shard_number": shards})
+    searched = sides.searched
+
+    def other_way_round(name: str, body: dict[str, Any]) -> Any:
+        found = searched(name, {**body, "limit": 100})["points"]
+        return {"points": (found if name == "a" else found[::-1])[: body["limit"]]}
+
+    sides.searched = other_way_round  # type: ignore[method-assign]
+    found = sides.compare()
+    assert found.passed is (shards == 4)
+    assert "overlap with the source's: mean 0." in found.detail
+    assert ("ranks depend on the shards: 1 on the source, 4 on the target" in found.detail) is (shards == 4)
+    assert ("too low: mean" in found.detail) is (shards == 1)

@@ -66,6 +66,7 @@ class _Group:
 
     vector: VectorKind
     filtered: bool
+    unjudged: str = ""  # why its recall, or overlap, is only told
     searches: int = 0  # those that have an answer
     differing: list[Search] = field(default_factory=list)
     recalls: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)  # by the field filtered by
@@ -86,6 +87,8 @@ class _Group:
     @property
     def short(self) -> list[str]:
         """The gates that are missed: by all together, and by those of one field where all together reach them."""
+        if self.unjudged:
+            return []
         overall = self.verdict.short if self.verdict else ()
         by_field = {name: _judged(runs).short for name, runs in self.recalls.items() if name}
         return [
@@ -116,6 +119,8 @@ class _Group:
             runs = {"target": verdict.target, "source": verdict.source, "source_again": verdict.again}
             found["recall"] = {name: figures.to_payload() for name, figures in runs.items()}
             found |= {"short": self.short, "excused": list(verdict.excused)}
+        if self.unjudged:
+            found["unjudged"] = self.unjudged
         return found
 
     def __str__(self) -> str:
@@ -132,6 +137,8 @@ class _Group:
         what += f", {measure}: {verdict.target}"
         if self.short:
             what += f", too low: {', '.join(self.short)} (the source itself: {verdict.source})"
+        if self.unjudged:
+            return f"{what}, which is no reason to fail, because {self.unjudged}"
         if verdict.excused:
             what += f", which is no worse than the source itself ({verdict.source}): {', '.join(verdict.excused)}"
         return what
@@ -195,7 +202,7 @@ def parity(co: Coordinator, queries: int, green_timeout_s: float) -> Flow[Parity
     info = yield wire.info(HOME, m.source)
     target_info = yield wire.info(m.target_url, m.target)
     try:
-        found = yield from _compared(co, info, queries)
+        found = yield from _compared(co, info, target_info, queries)
     except Rejected as error:
         if error.missing or not error.final:
             raise
@@ -226,8 +233,10 @@ def _told(found: _Compared) -> str:
     return "; ".join(parts)
 
 
-def _compared(co: Coordinator, info: Json, queries: int) -> Flow[_Compared]:
+def _compared(co: Coordinator, info: Json, target_info: Json, queries: int) -> Flow[_Compared]:
     """Draw searches in every vector, and compare them."""
+    shards, others = (side["config"]["params"].get("shard_number") for side in (info, target_info))
+    resharded = f"ranks depend on the shards: {shards} on the source, {others} on the target"
     schema = {name: index for name, index in (info.get("payload_schema") or {}).items() if '"' not in name}
     compared = _Compared(fields=dict.fromkeys(schema, 0))
     drawn = dict.fromkeys(schema, 0)
@@ -238,7 +247,7 @@ def _compared(co: Coordinator, info: Json, queries: int) -> Flow[_Compared]:
         still = yield from _still_differing(co, throttle, [a.search for a in answers if a.differs], info)
         compared.refused |= {asked.search.field for asked in answers if asked.refused}
         for filtered in (False, True):
-            group = _Group(vector, filtered)
+            group = _Group(vector, filtered, resharded if vector.relative and shards != others else "")
             for asked in answers:
                 if asked.tells and bool(asked.search.field) is filtered:
                     group.note(asked, differs=asked.search in still)

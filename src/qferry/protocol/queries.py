@@ -33,7 +33,9 @@ class VectorKind:
         relative: Whether scores depend on more than the two vectors, so that equal points may be ranked differently:
             IDF is taken of a shard's index, which still counts what was deleted until the optimizer has passed, and
             8-bit weights are scaled segment by segment (Qdrant 1.16.3: `fill_idf_statistics` adds up the lengths of
-            posting lists, `segment/src/index/sparse_index/sparse_vector_index.rs`).
+            posting lists, `segment/src/index/sparse_index/sparse_vector_index.rs`); 16-bit ones are rounded in
+            segments that the optimizer has built, and not in the others: exact searches of equal
+            points were found to disagree for it.
     """
 
     name: str
@@ -52,8 +54,8 @@ def kinds(info: Mapping[str, Any]) -> list[VectorKind]:
     # A vector may be named "size".
     found = [VectorKind(name) for name in ([""] if isinstance(dense.get("size"), int) else dense)]
     for name, config in (params.get("sparse_vectors") or {}).items():
-        weights = (config.get("index") or {}).get("datatype")
-        found.append(VectorKind(name, sparse=True, relative=config.get("modifier") == "idf" or weights == "uint8"))
+        coarse = (config.get("index") or {}).get("datatype") in ("float16", "uint8")
+        found.append(VectorKind(name, sparse=True, relative=coarse or config.get("modifier") == "idf"))
     return found
 
 
