@@ -244,3 +244,65 @@ def test_ranks_that_depend_on_the_shards_decide_nothing_where_shards_differ(shar
     assert "overlap with the source's: mean 0." in found.detail
     assert ("ranks depend on the shards: 1 on the source, 4 on the target" in found.detail) is (shards == 4)
     assert ("too low: mean" in found.detail) is (shards == 1)
+
+
+def best_is_lost(side: str, body: dict[str, Any]) -> bool:
+    """Tell whether an exact search of point 3 on the target misses the best."""
+    return side == "b" and body["query"] == [9.0] and "params" in body
+
+
+def test_search_that_differs_while_its_points_are_written_does_not_count() -> None:
+    """Its points are in the journal whenever the writers have been heard: nobody can tell."""
+    sides = alike(loses=best_is_lost)
+    found = sides.compare(lambda: sides.journal.add(3))
+    assert found.passed, found.detail
+    assert not found.unequal
+    assert "19 searches (and 1 left out, because their points are written all the time)" in found.detail
+    # What is written elsewhere is no excuse.
+    sides = alike(loses=best_is_lost)
+    assert not sides.compare(lambda: sides.journal.add(39)).passed
+
+
+def test_point_that_is_written_at_the_last_look_is_no_stranger_s() -> None:
+    """A check may come between the two halves of a write; then every writer is heard, and the journal has it."""
+    heard: list[int] = []
+    sides = alike()
+
+    def hear() -> None:
+        heard.append(1)
+        if len(heard) == flow.LOOKS + 1:
+            sides.points["b"][3] = (1000.0, {})
+        if len(heard) == flow.LOOKS + 2:
+            sides.journal.add(3)
+
+    sides.loses = lambda side, body: best_is_lost(side, body) and len(heard) <= flow.LOOKS
+    found = sides.compare(hear)
+    assert found.passed, found.detail
+    assert not found.unequal
+
+
+def test_search_that_differs_although_its_points_are_equal_accuses_nobody() -> None:
+    """It fails all the same: the server finds something else."""
+    found = alike(loses=best_is_lost).compare()
+    assert not found.passed
+    assert not found.unequal
+    assert "1 exact ones find something else (vector of point 3)" in found.detail
+    assert "the points in these answers are equal on both sides" in found.detail
+
+
+def test_point_that_differs_at_rest_was_written_by_somebody_else() -> None:
+    """It had been found equal, and is in no journal."""
+    sides = alike()
+    sides.points["b"][3] = (1000.0, {})
+    found = sides.compare()
+    assert not found.passed
+    assert found.unequal == {3}
+    assert "1 points differ that had been found equal (3)" in found.detail
+
+
+def test_searches_of_points_that_are_all_being_written_prove_nothing() -> None:
+    """That none of them counts is not that all of them agree."""
+    sides = alike(having=40, loses=lambda side, body: side == "b" and "params" in body)
+    found = sides.compare(lambda: sides.journal.update(range(40)))
+    assert (found.passed, found.evidence) == (False, None)
+    assert found.detail.startswith("not proven: vector: 40 points have it, but no search in it proves anything")

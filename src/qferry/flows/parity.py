@@ -20,7 +20,7 @@ from qferry.flows import configuration
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Flow, Json, Now, Outcome, Report, Request, Sleep, Together
 from qferry.flows.lifecycle import wait_until_green
-from qferry.flows.settle import drain_well
+from qferry.flows.settle import CHECK_POINTS, check, drain_well
 from qferry.flows.throttle import Throttle
 from qferry.protocol.journal import PointId
 from qferry.protocol.parity import Hit, K, Verdict, agree, judged, recall
@@ -48,16 +48,13 @@ class Parity:
         passed: Whether the target's searches are as good as they must be.
         detail: In words.
         evidence: In figures; None: nothing was proven either way.
+        unequal: Points that differ now, though they had been found equal and nobody has written them with qferry.
     """
 
     passed: bool
     detail: str
     evidence: Mapping[str, Any] | None
-
-    @property
-    def differs(self) -> bool:
-        """Whether exact searches find something else: then points differ that had been found equal."""
-        return any(group["differing"] for group in (self.evidence or {}).get("vectors", ()))
+    unequal: frozenset[PointId] = frozenset()
 
 
 @dataclass
@@ -68,6 +65,7 @@ class _Group:
     filtered: bool
     unjudged: str = ""  # why its recall, or overlap, is only told
     searches: int = 0  # those that have an answer
+    moving: int = 0  # and those that nobody can tell of, because their points are written all the time
     differing: list[Search] = field(default_factory=list)
     recalls: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)  # by the field filtered by
 
@@ -125,10 +123,12 @@ class _Group:
 
     def __str__(self) -> str:
         what = f"{self.vector}{', filtered' if self.filtered else ''}: {self.searches:,} searches"
+        if self.moving:
+            what += f" (and {self.moving:,} left out, because their points are written all the time)"
         if self.differing:
             some = ", ".join(str(search) for search in self.differing[:_NAMED])
             what += f", {len(self.differing):,} exact ones find something else ({some})"
-        elif not self.vector.relative:
+        elif self.searches and not self.vector.relative:
             what += ", exact ones find the same"
         verdict = self.verdict
         if verdict is None:
@@ -176,13 +176,30 @@ class _Asked:
 
 @dataclass
 class _Compared:
-    """All searches, in groups, and what was not searched."""
+    """All searches, in groups, what was not searched, and what turned out to differ."""
 
     groups: list[_Group] = field(default_factory=list)
     fields: dict[str, int] = field(default_factory=dict)  # how many searches were filtered by which indexed field
     refused: set[str] = field(default_factory=set)  # fields with values that the source does not take in a filter
     absent: list[str] = field(default_factory=list)  # in words: vectors there is nothing to search in
     unproven: list[str] = field(default_factory=list)  # and those that there is
+    unequal: frozenset[PointId] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Again:
+    """
+    What a second look leaves of searches that differed.
+
+    Args:
+        differing: Those that still do.
+        moving: Those of which nobody can tell, because their points are written all the time.
+        unequal: Points among their answers that differ at rest.
+    """
+
+    differing: Sequence[Search] = ()
+    moving: Sequence[Search] = ()
+    unequal: frozenset[PointId] = frozenset()
 
 
 def parity(co: Coordinator, queries: int, green_timeout_s: float) -> Flow[Parity]:
@@ -209,7 +226,9 @@ def parity(co: Coordinator, queries: int, green_timeout_s: float) -> Flow[Parity
         return Parity(passed=False, detail=f"not proven: a server refuses to search. {error.message}", evidence=None)
     passed = all(group.passed for group in found.groups)
     if passed and found.unproven:
-        return Parity(passed=False, detail=f"not proven: {'; '.join(found.unproven)}", evidence=None)
+        return Parity(
+            passed=False, detail=f"not proven: {'; '.join([*found.unproven, *map(str, found.groups)])}", evidence=None
+        )
     evidence = {
         "queries": queries,
         "k": K,
@@ -218,13 +237,18 @@ def parity(co: Coordinator, queries: int, green_timeout_s: float) -> Flow[Parity
         "vectors": [group.to_payload() for group in found.groups],
         "filters": found.fields,
     }
-    return Parity(passed, _told(found), evidence)
+    return Parity(passed, _told(found), evidence, found.unequal)
 
 
 def _told(found: _Compared) -> str:
     parts = [*map(str, found.groups), *found.absent, *found.unproven]
     if not parts:
         return "there is no vector, so nothing to search"
+    if found.unequal:
+        some = ", ".join(map(str, [*found.unequal][:_NAMED]))
+        parts.append(f"{len(found.unequal):,} points differ that had been found equal ({some})")
+    elif any(group.differing for group in found.groups):
+        parts.append("the points in these answers are equal on both sides")
     if found.refused:
         parts.append(f"left out, because the source refuses the value: filters on {', '.join(sorted(found.refused))}")
     unused = [name for name, count in found.fields.items() if not count]
@@ -244,16 +268,21 @@ def _compared(co: Coordinator, info: Json, target_info: Json, queries: int) -> F
     for vector in kinds(info):
         searches, blank = yield from _drawn(co.migration, vector, schema, queries, drawn)
         answers = yield from _answers(co, throttle, searches, info)
-        still = yield from _still_differing(co, throttle, [a.search for a in answers if a.differs], info)
+        again = yield from _looked_again(co, throttle, [a.search for a in answers if a.differs], info)
+        compared.unequal |= again.unequal
         compared.refused |= {asked.search.field for asked in answers if asked.refused}
         for filtered in (False, True):
             group = _Group(vector, filtered, resharded if vector.relative and shards != others else "")
             for asked in answers:
-                if asked.tells and bool(asked.search.field) is filtered:
-                    group.note(asked, differs=asked.search in still)
+                if bool(asked.search.field) is not filtered:
+                    continue
+                if asked.search in again.moving:
+                    group.moving += 1
+                elif asked.tells:
+                    group.note(asked, differs=asked.search in again.differing)
                     if filtered:
                         compared.fields[asked.search.field] += 1
-            compared.groups += [group] if group.searches else []
+            compared.groups += [group] if group.searches or group.moving else []
             if not filtered and not group.searches:
                 yield from _nothing_searched(co.migration, vector, compared, blank=blank)
     return compared
@@ -267,7 +296,9 @@ def _nothing_searched(m: Migration, vector: VectorKind, compared: _Compared, *, 
     having = {"must": [{"has_vector": vector.name}]}
     count = (yield wire.count_anywhere(HOME, m.source, having))["count"]
     if count:
-        compared.unproven.append(f"{vector}: {count:,} points have it, but no search in it was answered; run it again")
+        compared.unproven.append(
+            f"{vector}: {count:,} points have it, but no search in it proves anything; run it again"
+        )
     else:
         compared.absent.append(f"{vector}: no point has it")
 
@@ -430,17 +461,60 @@ def _ids(hits: Sequence[Hit]) -> list[PointId]:
     return [i for i, _ in hits]
 
 
-def _still_differing(
-    co: Coordinator, throttle: Throttle, searches: Sequence[Search], info: Json
-) -> Flow[Sequence[Search]]:
-    """Those that differ even after all that is journalled, and was in flight, has been settled."""
-    left = searches
+def _looked_again(co: Coordinator, throttle: Throttle, searches: Sequence[Search], info: Json) -> Flow[_Again]:
+    """
+    Whether searches differ even after all that is journalled, and was in flight, has been settled.
+
+    Where an application writes a lot something differs at every look.  By rule (J) whatever it has written since the
+    last entry was settled is in the journal once every writer has been heard.  So a search counts only if nothing in
+    its answers is there; and if a point in them differs, and is not there either, somebody else has written it.
+    """
+    m = co.migration
+    left: list[_Asked] = [_Asked(search) for search in searches]
     for look in range(LOOKS):
         if not left:
-            break
+            return _Again()
         yield Sleep(HEARTBEAT_S if look else 0)
         yield from co.roll_call("searches are looked at again")
         yield from drain_well(co)
-        answers = yield from _answers(co, throttle, left, info)
-        left = [asked.search for asked in answers if asked.differs]
-    return left
+        answers = yield from _answers(co, throttle, [asked.search for asked in left], info)
+        left = [asked for asked in answers if asked.differs]
+    # Nothing is settled from here on.
+    yield from co.roll_call("searches differ: what was written meanwhile?")
+    written = yield from _journalled(m, _found(left))
+    moving = [asked.search for asked in left if asked.found & written]
+    resting = [asked for asked in left if not asked.found & written]
+    unequal = yield from _unequal(m, _found(resting))
+    last = yield from _answers(co, throttle, [asked.search for asked in resting], info)
+    yield from co.roll_call("searches differ: what was written at the last look?")
+    written = yield from _journalled(m, _found([*resting, *last]))
+    unequal -= written
+    differing = []
+    for before, now in zip(resting, last, strict=True):
+        if before.found & unequal:
+            differing.append(now.search)
+        elif now.differs:
+            (moving if (before.found | now.found) & written else differing).append(now.search)
+    return _Again(differing, moving, unequal)
+
+
+def _found(answers: Sequence[_Asked]) -> list[PointId]:
+    return list(frozenset[PointId]().union(*(asked.found for asked in answers)))
+
+
+def _journalled(m: Migration, ids: Sequence[PointId]) -> Flow[frozenset[PointId]]:
+    """Those of `ids` that are in the journal."""
+    found: set[PointId] = set()
+    for start in range(0, len(ids), CHECK_POINTS):
+        page = ids[start : start + CHECK_POINTS]
+        entries = yield wire.retrieve(HOME, m.journal_collection, page, payload=False, vector=False)
+        found.update(entry["id"] for entry in entries)
+    return frozenset(found)
+
+
+def _unequal(m: Migration, ids: Sequence[PointId]) -> Flow[frozenset[PointId]]:
+    """Those of `ids` that differ."""
+    found: set[PointId] = set()
+    for start in range(0, len(ids), CHECK_POINTS):
+        found.update((yield from check(m, ids[start : start + CHECK_POINTS])))
+    return frozenset(found)

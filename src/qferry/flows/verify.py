@@ -322,7 +322,7 @@ def _searches(co: Coordinator, progress: Progress, queries: int, green_timeout_s
     if co.migration.suspicions:
         return suspect
     found = yield from parity(co, queries, green_timeout_s)
-    if found.differs:
+    if found.unequal:
         yield from progress.end(replace(progress.known, unexplained=True))
     if co.migration.verified is None:
         return suspect
