@@ -8,6 +8,7 @@ from staging import Migrating, contents, point
 
 from qferry import commands
 from qferry.errors import Refused
+from qferry.flows import lifecycle
 from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Flow
 from qferry.protocol.phases import Phase, Side
@@ -141,3 +142,40 @@ def test_snapshot_is_not_restored_over_a_collection_that_somebody_has_made(migra
         commands.backfill(m.connection, m.source)
     assert set(contents(m.plain, m.target)) == {1000}
     assert not m.plain.list_snapshots(m.source)
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_readers_are_not_sent_to_what_is_made_anew_meanwhile(
+    migrating: Migrating, side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the fence has been put up, and the evidence looked at for the first time."""
+    m = migrating.backfill()
+    assert m.verify().passed
+
+    def anew(*_: object) -> Flow[None]:
+        made_anew(m, side)
+        yield from ()
+
+    monkeypatch.setattr(lifecycle, "wait_until_green", anew)
+    with pytest.raises(Refused, match=f"the {side.value}, was deleted and made anew"):
+        commands.switch(m.connection, m.source, percent=100)
+    assert m.migration.phase is Phase.COPIED
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_nothing_is_sealed_that_is_made_anew_in_the_last_moment(
+    migrating: Migrating, side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All gates had been passed by then."""
+    m = migrating.switch()
+    before = Coordinator.drop_fence
+
+    def anew(co: Coordinator) -> Flow[None]:
+        if co.fence:
+            made_anew(m, side)
+        yield from before(co)
+
+    monkeypatch.setattr(Coordinator, "drop_fence", anew)
+    with pytest.raises(Refused, match=f"the {side.value}, was deleted and made anew"):
+        commands.finish(m.connection, m.source)
+    assert m.migration.phase is Phase.SWITCHED

@@ -13,7 +13,7 @@ from typing import Any
 from qferry.control import records, wire
 from qferry.errors import FerryError, Refused, Rejected, RemoteFailure
 from qferry.flows import configuration, restore
-from qferry.flows.coordinator import Coordinator, carries_marker
+from qferry.flows.coordinator import Coordinator, carries_marker, require_both_sides
 from qferry.flows.effects import Flow, Json, NewId, Now, Report, Sleep, Today
 from qferry.flows.settle import CYCLES_MAX, cycle, drain_well, never_clean, show_target
 from qferry.protocol.checklist import SEALED
@@ -233,8 +233,8 @@ def require_evidence(co: Coordinator) -> Flow[None]:
     """
     The gates before readers see the target.
 
-    A full check that counts, no suspicion, searches that find the same, no writer that is kept from the target, the
-    same configuration.
+    A full check that counts, no suspicion, searches that find the same, no writer that is kept from the target, both
+    collections still the ones that were checked, the same configuration.
 
     Raises:
         Refused: naming the first gate that is not passed.
@@ -258,6 +258,7 @@ def require_evidence(co: Coordinator) -> Flow[None]:
                 f"{writer.describe()} is kept from the target by ENABLE_DUAL_WRITE=false.",
                 hint="Restart it without the variable.",
             )
+    yield from require_both_sides(m)
     yield from require_known_aliases(m)
     yield from require_same_configuration(m)
 
@@ -449,6 +450,7 @@ def _seal(co: Coordinator, cleanup_after: str) -> Flow[None]:
     try:
         yield from _clean_cycle(co)
         yield from co.drop_fence()
+        yield from require_both_sides(m)  # as late as can be: from here on the target is the truth
     except GeneratorExit:
         raise
     except BaseException:  # an interrupt, too: writers that lack a point on the target wait for the door to open
