@@ -14,6 +14,7 @@ from staging import FAST, PAIRINGS, Caller, Migrating, Pairing, point, vector
 
 from qferry import FerryClient, Misuse, Refused, commands
 from qferry.cli import shapes
+from qferry.flows.effects import Flow, Now
 from qferry.protocol.shadow import COMPARED_MIN, QUEUE, SHADOWED, WORKERS, Totals
 
 # With sixty points a search looks at all of them, so both sides answer exactly.
@@ -363,3 +364,31 @@ def test_what_is_no_share_or_limit_is_refused(migrating: Migrating, given: dict[
     with pytest.raises(Misuse) as refused:
         commands.switch(migrating.connection, migrating.source, **{"percent": 0, **given})
     assert "othing was changed" in refused.value.hint
+
+
+def test_client_that_is_forgotten_in_the_middle_of_a_shadow_read_lives_until_its_end() -> None:
+    """Its goodbye would wait for the lock under which the very thread that collects it advances a flow."""
+    client = FerryClient(url="http://127.0.0.1:9", check_compatibility=False, ferry=FAST)
+    client.itself = client  # only the collector finds a circle
+    reference = weakref.ref(client)
+    begun, forgotten, held = threading.Event(), threading.Event(), threading.Event()
+
+    def flow() -> Flow[None]:
+        yield Now()
+        begun.set()
+        forgotten.wait(30)
+        gc.collect()
+        if reference() is not None:
+            held.set()
+
+    client._shadows.put(flow())
+    assert begun.wait(10)
+    del client
+    forgotten.set()
+    assert held.wait(10)
+
+    def gone() -> bool:
+        gc.collect()
+        return reference() is None
+
+    until(gone)

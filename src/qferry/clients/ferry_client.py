@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -31,7 +32,7 @@ from qferry.clients.watching import Beats, metrics_for, watched
 from qferry.drivers.blocking import BlockingDriver
 from qferry.drivers.shadows import Shadows
 from qferry.errors import FerryError, LeaseLost
-from qferry.flows.effects import Outcome
+from qferry.flows.effects import Flow, Outcome
 from qferry.flows.heartbeat import beat, goodbye, pulse
 from qferry.flows.routed import Answered, confirmed, overtaken, read, read_somewhere
 from qferry.flows.shadow import Repeat, compare, dropped
@@ -84,7 +85,7 @@ class FerryClient(ThreadedClient):
             lambda server: client._server(server),  # noqa: PLW0108, SLF001  a bound method would hold it
             fresh=lambda renew: client._fresh(renew=renew),  # noqa: SLF001  as above
         )
-        self._shadows = Shadows(self._driver.run)
+        self._shadows = Shadows(functools.partial(_repeat, weakref.ref(self)))
         self._beating = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -174,6 +175,17 @@ def _beat_on(reference: weakref.ref[FerryClient], stop: threading.Event) -> None
         except Exception as error:  # noqa: BLE001  nothing may end the heartbeat but its client's end
             client._beats.failed(error)  # noqa: SLF001  as above
         del client
+
+
+def _repeat(reference: weakref.ref[FerryClient], flow: Flow[None]) -> None:
+    """
+    Carry out a shadow read; holds its client meanwhile.
+
+    One that was collected in the middle of it, by this very thread, would say goodbye and so wait for its own lock.
+    """
+    client = reference()
+    if client is not None:
+        client._driver.run(flow)  # noqa: SLF001  its own thread
 
 
 def _wrap(name: str, kind: Kind, upstream: Any) -> Any:

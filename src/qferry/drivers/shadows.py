@@ -21,7 +21,7 @@ class Shadows:
     Runs flows in the background, two at a time; what is too much is refused.
 
     Args:
-        run: Runs one; must not hold the client.
+        run: Runs one; must hold the client only meanwhile.
     """
 
     def __init__(self, run: Callable[[Flow[None]], Any]) -> None:
