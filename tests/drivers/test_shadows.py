@@ -1,12 +1,15 @@
 """Tests of the threads and tasks that repeat reads, without a client."""
 
+import asyncio
 import threading
 from typing import Any
 
 import pytest
 
 from qferry.drivers.shadows import Shadows
+from qferry.drivers.shadows_async import AsyncShadows
 from qferry.flows.effects import Flow, Now
+from qferry.protocol.shadow import QUEUE, WORKERS
 
 DEADLINE_S = 20
 
@@ -55,3 +58,59 @@ def test_second_thread_that_cannot_be_begun_leaves_the_work_to_the_first(monkeyp
     assert ran.acquire(timeout=DEADLINE_S)
     assert ran.acquire(timeout=DEADLINE_S)
     shadows.close()
+
+
+def test_what_a_loop_has_left_is_no_obstacle_on_the_next_one() -> None:
+    """A client may outlive its loop; a queue that was full when that ended must not stay so."""
+    ran: list[str] = []
+    loop = ""
+
+    async def run(_: Any) -> None:
+        if loop == "first":
+            await asyncio.Event().wait()
+        ran.append(loop)
+
+    shadows = AsyncShadows(run)
+
+    async def fill() -> None:
+        for _ in range(WORKERS):
+            while not shadows.full:
+                shadows.put(flow())
+            await asyncio.sleep(0)  # some of it is begun
+        while not shadows.full:
+            shadows.put(flow())
+
+    async def go_on() -> None:
+        assert not shadows.full
+        shadows.put(flow())
+        await asyncio.gather(*shadows._tasks)
+
+    loop = "first"
+    asyncio.run(fill())
+    assert (ran, len(shadows._waiting)) == ([], QUEUE)
+    loop = "second"
+    asyncio.run(asyncio.wait_for(go_on(), DEADLINE_S))
+    assert ran == ["second"]
+
+
+async def test_queue_is_full_while_there_is_somebody_to_work_it_off() -> None:
+    """What is too much is refused, and then taken again."""
+    go = asyncio.Event()
+    ran: list[Any] = []
+
+    async def run(taken: Any) -> None:
+        await go.wait()
+        ran.append(taken)
+
+    shadows = AsyncShadows(run)
+    for _ in range(WORKERS):
+        shadows.put(flow())
+    await asyncio.sleep(0)
+    for _ in range(QUEUE):
+        assert not shadows.full
+        shadows.put(flow())
+    assert shadows.full
+    go.set()
+    await asyncio.wait_for(asyncio.gather(*shadows._tasks), DEADLINE_S)
+    assert not shadows.full
+    assert len(ran) == WORKERS + QUEUE

@@ -30,18 +30,23 @@ class AsyncShadows:
     @property
     def full(self) -> bool:
         """Whether one more would be too much."""
-        return len(self._waiting) >= QUEUE
+        return len(self._waiting) >= QUEUE and bool(self._at_work())
+
+    def _at_work(self) -> set[asyncio.Task[None]]:
+        # A client may outlive its loop, and then so do tasks that nobody has cancelled.
+        loop = asyncio.get_running_loop()
+        return {task for task in self._tasks if not task.done() and task.get_loop() is loop}
 
     def put(self, flow: Flow[None]) -> None:
         """Run this when there is time."""
         if self._closed:
             return
+        self._tasks = self._at_work()
+        if not self._tasks:
+            self._waiting.clear()  # what a loop before this one has left
         self._waiting.append(flow)
-        loop = asyncio.get_running_loop()
-        # A client may outlive its loop, and then so do tasks that nobody has cancelled.
-        self._tasks = {task for task in self._tasks if not task.done() and task.get_loop() is loop}
         if len(self._tasks) < WORKERS:
-            self._tasks.add(loop.create_task(self._work(), name="qferry-shadow"))
+            self._tasks.add(asyncio.create_task(self._work(), name="qferry-shadow"))
 
     def close(self) -> None:
         """Drop what waits, and cancel what is under way."""
