@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import pytest
@@ -9,14 +10,21 @@ import pytest
 from qferry.drivers.shadows import Shadows
 from qferry.drivers.shadows_async import AsyncShadows
 from qferry.flows.effects import Flow, Now
+from qferry.protocol.seen import SEEN, Seen
 from qferry.protocol.shadow import QUEUE, WORKERS
 
 DEADLINE_S = 20
+CALLER: ContextVar[str] = ContextVar("caller", default="nobody")
 
 
 def flow() -> Flow[None]:
     """A shadow read."""
     yield Now()
+
+
+def met() -> tuple[str, Seen | None]:
+    """What a shadow read finds of whoever has called."""
+    return CALLER.get(), SEEN.get()
 
 
 def no_thread(_: threading.Thread) -> None:
@@ -114,3 +122,45 @@ async def test_queue_is_full_while_there_is_somebody_to_work_it_off() -> None:
     await asyncio.wait_for(asyncio.gather(*shadows._tasks), DEADLINE_S)
     assert not shadows.full
     assert len(ran) == WORKERS + QUEUE
+
+
+async def test_tasks_have_nothing_of_any_caller() -> None:
+    """No span, no tenant, nothing to be watched: one task repeats the reads of many."""
+    found: list[Any] = []
+
+    async def run(_: Any) -> None:
+        await asyncio.sleep(0)
+        found.append(met())
+
+    shadows = AsyncShadows(run)
+
+    async def call(name: str) -> None:
+        CALLER.set(name)
+        SEEN.set(Seen())
+        shadows.put(flow())
+
+    await asyncio.gather(*map(call, ("ada", "ben", "cleo")))
+    await asyncio.wait_for(asyncio.gather(*shadows._tasks), DEADLINE_S)
+    assert found == [("nobody", None)] * 3
+
+
+def test_threads_have_nothing_of_any_caller() -> None:
+    """As the tasks."""
+    found: list[Any] = []
+    ran = threading.Event()
+
+    def run(_: Any) -> None:
+        found.append(met())
+        ran.set()
+
+    shadows = Shadows(run)
+
+    def call() -> None:
+        CALLER.set("ada")
+        SEEN.set(Seen())
+        shadows.put(flow())
+
+    copy_context().run(call)
+    assert ran.wait(DEADLINE_S)
+    assert found == [("nobody", None)]
+    shadows.close()

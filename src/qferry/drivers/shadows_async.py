@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 
 from qferry.flows.effects import Flow
 from qferry.protocol.shadow import QUEUE, WORKERS
@@ -46,7 +47,8 @@ class AsyncShadows:
             self._waiting.clear()  # what a loop before this one has left
         self._waiting.append(flow)
         if len(self._tasks) < WORKERS:
-            self._tasks.add(asyncio.create_task(self._work(), name="qferry-shadow"))
+            # In an empty context, as a thread is: this caller's span, log and tenant are not those of the next.
+            self._tasks.add(Context().run(asyncio.create_task, self._work(), name="qferry-shadow"))
 
     def close(self) -> None:
         """Drop what waits, and cancel what is under way."""
