@@ -163,11 +163,12 @@ class Seen:
     migration: str  # its id
     phase: str
     read_percent: int
+    stepped_back: str | None = None  # None: it makes no difference, as to the way back
 
     @classmethod
     def of(cls, m: Migration) -> Seen:
         """What there is to see just now."""
-        return cls(m.id, m.phase.value, m.read_percent)
+        return cls(m.id, m.phase.value, m.read_percent, m.stepped_back)
 
     def check(self, m: Migration) -> None:
         """
@@ -179,12 +180,15 @@ class Seen:
             Refused: Something has; the message says what.
         """
         now = Seen.of(m)
-        if now == self:
+        if now == (self if self.stepped_back is not None else replace(self, stepped_back=now.stepped_back)):
             return
         if now.migration != self.migration:
             what = f"the migration of `{m.source}` is another one, to `{m.target}`"
         elif now.phase != self.phase:
             what = f"the migration has gone from {self.phase} to {now.phase}"
+        elif now.read_percent == self.read_percent:
+            why = f"have stepped back to the source: {now.stepped_back}" if now.stepped_back else "see the target again"
+            what = f"readers {why}"
         else:
             what = f"the share of the reads has gone from {self.read_percent} % to {now.read_percent} %"
         raise Refused(f"Meanwhile {what}; nothing was changed.", hint="Look at where it stands now, then decide again.")

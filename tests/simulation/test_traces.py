@@ -500,6 +500,31 @@ def test_finish_does_not_seal_once_a_reader_has_stepped_back() -> None:
     assert stage.doors == [stage.migration.mend]
 
 
+@pytest.mark.parametrize("before", ["", "S: it fails"])
+def test_switch_does_not_take_back_a_step_back_that_it_has_not_seen(before: str) -> None:
+    """R steps back while the switch waits; one of before the switch was asked for is taken back, as it should be."""
+    stage = Stage()
+    r = Client(stage, "R")
+    if before:
+        r.session.step_back(stage.migration, before)
+        stage.at_once(beat(r.session))
+    switching = stage.command(switch)
+    switching.until(publishes(stepped_back=""))
+    if before:
+        switching.end()
+        assert stage.migration.stepped_back == ""
+        return
+    stage.at_once(beat(r.session))
+    r.session.step_back(stage.migration, "R: it is slow")
+    stage.at_once(beat(r.session))
+    with pytest.raises(Refused, match="Readers have stepped back to the source: R: it is slow"):
+        switching.end()
+    assert (stage.migration.phase, stage.migration.stepped_back) == (Phase.SWITCHED, "R: it is slow")
+    assert r.session.route(SOURCE).read_percent == 0
+    stage.command(switch).end()
+    assert stage.migration.stepped_back == ""
+
+
 def test_difference_in_the_last_cycle_opens_the_door_again() -> None:
     """The cycle with the door closed only looks; what it finds is repaired with the door open, and all begins anew."""
     stage = Stage()

@@ -215,6 +215,22 @@ def test_phase_that_changed_under_the_page_is_refused(
     assert person.post(f"{address}/rollback", old).status_code == HTTPStatus.CONFLICT
 
 
+def test_switch_that_was_filled_in_before_readers_stepped_back_is_refused(
+    person: Any, connection: Connection, plain: QdrantClient, started: Callable[[], Migration], source: str
+) -> None:
+    """It would erase what nobody has seen; the way back does not wait for that."""
+    m = copied(person, started)
+    commands.verify(connection, source)
+    commands.switch(connection, source, percent=50)
+    old, back = person.form(f"{page_of(m)}/switch"), person.form(f"{page_of(m)}/rollback")
+    plain.set_payload(CONTROL_COLLECTION, {"stepped_back": "web-1: it fails"}, [m.id], wait=True)
+    answer = person.post(f"{page_of(m)}/switch", {**old, "percent": "60"})
+    assert answer.status_code == HTTPStatus.CONFLICT
+    assert "readers have stepped back to the source: web-1: it fails; nothing was changed" in answer.text
+    assert (started().stepped_back, started().read_percent) == ("web-1: it fails", 50)
+    assert person.post(f"{page_of(m)}/rollback", back).status_code == HTTPStatus.SEE_OTHER
+
+
 def test_form_of_another_migration_of_that_name_is_refused(
     person: Any, connection: Connection, started: Callable[[], Migration], source: str, target: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,4 +112,11 @@ def test_what_was_seen_and_is_still_so_is_acted_on(connection: Connection, start
         seen.check(begun.with_changes({"read_percent": 10}))
     with pytest.raises(Refused, match="is another one"):
         seen.check(begun.with_changes({"id": str(uuid.uuid4())}))
+    with pytest.raises(
+        Refused, match="Meanwhile readers have stepped back to the source: web-1: it fails; nothing was"
+    ):
+        seen.check(begun.with_changes({"stepped_back": "web-1: it fails"}))
+    with pytest.raises(Refused, match="readers see the target again"):
+        replace(seen, stepped_back="web-1: it fails").check(begun)
+    replace(seen, stepped_back=None).check(begun.with_changes({"stepped_back": "web-1: it fails"}))
     assert commands.backfill(connection, begun.source, seen=seen).phase == "copied"

@@ -24,10 +24,6 @@ _NAMESPACE = uuid.UUID("7b0ba5c6-52f5-4f3a-9b7e-0d1d9c1d7a40")
 # One lease has passed since the control collection was created: every client knows of it by now.
 SETTLED_ID = str(uuid.uuid5(_NAMESPACE, "settled"))
 _PAGE = 256
-# Records of an earlier version have no such field.
-_NOT_STEPPED_BACK: Json = {
-    "should": [{"key": "stepped_back", "match": {"value": ""}}, {"is_empty": {"key": "stepped_back"}}]
-}
 
 
 def kind(name: str) -> Json:
@@ -97,19 +93,19 @@ def forget(point_id: str) -> Request:
 
 
 def change_migration(
-    migration_id: str, claim: str, changes: Mapping[str, Any], *, unless_stepped_back: bool = False
+    migration_id: str, claim: str, changes: Mapping[str, Any], *, stepped_back: str | None = None
 ) -> Request:
     """
     Change a migration's record if `claim` still holds it; whoever has lost the claim changes nothing.
 
-    With `unless_stepped_back` nothing is changed either if readers have been sent back to the source.
+    With `stepped_back` nothing is changed either unless that is still why readers see the source (empty: they do not).
 
     The server evaluates the filter and writes within the shard's own order, which makes this a compare-and-set on
     every version.
     """
     condition: Json = {"must": [{"has_id": [migration_id]}, {"key": "claim", "match": {"value": claim}}]}
-    if unless_stepped_back:
-        condition["must"].append(_NOT_STEPPED_BACK)
+    if stepped_back is not None:
+        condition["must"].append(_stepped_back(stepped_back))
     return wire.set_payload_where(HOME, CONTROL_COLLECTION, dict(changes), condition)
 
 
@@ -128,8 +124,14 @@ def step_back(migration: Migration, reason: str) -> Request:
     """
     as_seen = {"phase": Phase.SWITCHED.value, "epoch": migration.epoch}
     seen = [{"key": key, "match": {"value": value}} for key, value in as_seen.items()]
-    condition = {"must": [{"has_id": [migration.id]}, *seen, _NOT_STEPPED_BACK]}
+    condition = {"must": [{"has_id": [migration.id]}, *seen, _stepped_back("")]}
     return wire.set_payload_where(HOME, CONTROL_COLLECTION, {"stepped_back": reason}, condition)
+
+
+def _stepped_back(why: str) -> Json:
+    same: Json = {"key": "stepped_back", "match": {"value": why}}
+    # Records of an earlier version have no such field.
+    return same if why else {"should": [same, {"is_empty": {"key": "stepped_back"}}]}
 
 
 def read_migration(migration_id: str) -> Flow[Migration]:

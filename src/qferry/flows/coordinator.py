@@ -68,40 +68,55 @@ class Coordinator:
             hint="Look at `qferry status`.",
         )
 
-    def publish(self, changes: Mapping[str, Any], what: str, **details: Json) -> Flow[int]:
+    def publish(
+        self, changes: Mapping[str, Any], what: str, *, stepped_back: str | None = None, **details: Json
+    ) -> Flow[int]:
         """
         Change the record, raise the epoch and write a line of history; returns the new epoch.
 
+        With `stepped_back` only if that is still why readers see the source; empty: they do not.
+
         Raises:
             Conflict: The claim is lost; nothing was changed.
+            Refused: Readers have just stepped back to the source; nothing was changed.
         """
         epoch = self.migration.epoch + 1
-        yield from self.save({**changes, "epoch": epoch})
+        yield from self.save({**changes, "epoch": epoch}, stepped_back=stepped_back)
         yield from self.note(what, **details)
         return epoch
 
-    def move(self, event: Event, what: str, changes: Mapping[str, Any] | None = None, **details: Json) -> Flow[int]:
+    def move(
+        self,
+        event: Event,
+        what: str,
+        changes: Mapping[str, Any] | None = None,
+        *,
+        stepped_back: str | None = None,
+        **details: Json,
+    ) -> Flow[int]:
         """Publish a change of phase; refuses one the table does not know."""
         phase = phases.after(self.migration.phase, event)
-        return (yield from self.publish({**(changes or {}), "phase": phase.value}, what, **details))
+        changes = {**(changes or {}), "phase": phase.value}
+        return (yield from self.publish(changes, what, stepped_back=stepped_back, **details))
 
-    def save(self, changes: Mapping[str, Any]) -> Flow[None]:
+    def save(self, changes: Mapping[str, Any], *, stepped_back: str | None = None) -> Flow[None]:
         """
         Change the record without raising the epoch: progress, not routing.
 
+        `stepped_back` as for `publish`.
+
         Raises:
             Conflict: The claim is lost; nothing was changed.
-            Refused: It was to be sealed, and readers have just stepped back to the source; nothing was changed.
+            Refused: Readers have just stepped back to the source; nothing was changed.
         """
         m = self.migration
-        seals = changes.get("phase") == Phase.FINISHING.value
-        yield records.change_migration(m.id, self.token, changes, unless_stepped_back=seals)
+        yield records.change_migration(m.id, self.token, changes, stepped_back=stepped_back)
         self.migration = yield from records.read_migration(m.id)
         if self.migration.claim != self.token:
             raise self.claim_gone()
-        if seals:
-            self.require_readers()
         if self.migration.epoch < changes.get("epoch", 0):
+            if stepped_back not in (None, self.migration.stepped_back):
+                self.require_readers()
             # Nobody can have acknowledged what is not in force; going on would take their silence for consent.
             raise Unreachable(
                 "The server has accepted a change of the migration's record and not carried it out yet.",

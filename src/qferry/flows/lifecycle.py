@@ -328,7 +328,7 @@ def switch(
     co: Coordinator, percent: int, *, green_timeout_s: float = 3600.0, settings: Mapping[str, Any] | None = None
 ) -> Flow[None]:
     """
-    Send `percent` of the reads to the target, also if readers have stepped back from it.
+    Send `percent` of the reads to the target, also if readers had stepped back from it when this was asked for.
 
     Args:
         co: The coordinator.
@@ -337,7 +337,7 @@ def switch(
         settings: Fields of the record that are to change with it: what readers put up with, and `shadow_percent`.
 
     Raises:
-        Refused: A gate is not passed; nothing changed.
+        Refused: A gate is not passed, or readers have stepped back meanwhile; nothing changed.
     """
     m = co.migration
     if m.phase not in (Phase.COPIED, Phase.SWITCHED):
@@ -365,7 +365,9 @@ def switch(
     held = {"reads_held": opening or co.migration.reads_held}
     since = {"shadow_since": co.migration.epoch + 1} if "shadow_percent" in (settings or {}) else {}
     changes = {**(settings or {}), **since, **held, "read_percent": percent, "stepped_back": ""}
-    epoch = yield from co.move(Event.READS_SWITCHED, f"reads {percent} % on the target", changes, percent=percent)
+    what = f"reads {percent} % on the target"
+    # What readers have met since this was asked for is not taken back unheard.
+    epoch = yield from co.move(Event.READS_SWITCHED, what, changes, stepped_back=m.stepped_back, percent=percent)
     yield from co.acknowledged(epoch)
     yield from drain_well(co)  # a writer that was kept from the target until a moment ago
     if not (yield from show_target(co)):
@@ -461,7 +463,7 @@ def _seal(co: Coordinator, cleanup_after: str) -> Flow[None]:
     failed = sum(w.failed.get(m.id, 0) for w in concerned)
     changes = {"cleanup_after": cleanup_after}
     try:
-        yield from co.move(Event.SEALED, SEALED, changes, writers=len(concerned), failed=failed)
+        yield from co.move(Event.SEALED, SEALED, changes, stepped_back="", writers=len(concerned), failed=failed)
     except Refused:  # readers have stepped back meanwhile, and it was not sealed
         yield from co.keep_mending()
         raise

@@ -9,7 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
@@ -428,6 +428,7 @@ def _cursor(text: str | None) -> tuple[int, int] | None:
 
 def _seen(form: dict[str, Any]) -> Seen:
     try:
-        return Seen(str(form["migration"]), str(form["phase"]), int(form["read_percent"]))
+        seen = Seen(str(form["migration"]), str(form["phase"]), int(form["read_percent"]))
+        return replace(seen, stepped_back=form.get("stepped_back"))
     except (KeyError, ValueError):
         raise Refused("The form does not say what it was made for; nothing was changed.") from None
