@@ -12,6 +12,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from qferry import FerryClient, FerryOptions
+from qferry.protocol.shadow import COMPARED_MIN
 from qferry.server import QdrantServer
 
 PAGE = Path(__file__).parents[2] / "docs" / "operate.md"
@@ -136,6 +137,14 @@ def happenings(application: Application, fresh_qdrant: QdrantServer) -> dict[str
         plain.upsert(TARGET, [models.PointStruct(id=10**9, vector=[1, 2, 3, 4])], wait=True)
         plain.close()
 
+    def the_application_reads_for_a_while() -> None:
+        session = application.client._session
+        while sum(found.repeated for found in session.shadows.values()) < COMPARED_MIN:
+            application.wait_for(10)
+        beat = session.beat
+        while session.beat < beat + 2:  # the next one may have begun before
+            application.wait_for(1)
+
     def the_target_becomes_slow() -> None:
         application.slow_target.set()
         began = time.monotonic()
@@ -147,7 +156,7 @@ def happenings(application: Application, fresh_qdrant: QdrantServer) -> dict[str
 
     return {
         "a_plain_client_writes": a_plain_client_writes,
-        "the_application_reads_for_a_while": lambda: application.wait_for(200),
+        "the_application_reads_for_a_while": the_application_reads_for_a_while,
         "the_target_becomes_slow": the_target_becomes_slow,
         "the_target_is_fast_again": application.slow_target.clear,
     }

@@ -293,8 +293,30 @@ def test_answers_that_differ_are_a_gate(
     assert shadowed.verify(repair=True).passed
     shadows(shadowed)
     assert reported(shadowed).compared == 0
+    with pytest.raises(Refused, match=f"Too few shadow reads have been compared yet: 0 of {COMPARED_MIN}"):
+        commands.switch(shadowed.connection, shadowed.source, percent=10)
+    for _ in range(COMPARED_MIN):
+        client.call("count", shadowed.source)
+    until(lambda: reported(shadowed).compared >= COMPARED_MIN)
     commands.switch(shadowed.connection, shadowed.source, percent=10)
     assert shadowed.migration.shadow_percent == 100
+
+
+def test_evidence_that_has_gone_with_its_process_is_not_replaced_by_none(
+    shadowed: Migrating, open_ferry: Callable[..., Caller], plain: QdrantClient
+) -> None:
+    """The one that has found the answers to differ is closed; with `--shadow 0` one goes without, at once."""
+    plain.delete(shadowed.target, list(range(30)), wait=True)
+    client = open_ferry()
+    for _ in range(COMPARED_MIN):
+        client.call("count", shadowed.source)
+    until(lambda: reported(shadowed).compared >= COMPARED_MIN)
+    client.call("close")
+    with pytest.raises(Refused, match="Too few shadow reads have been compared yet"):
+        commands.switch(shadowed.connection, shadowed.source, percent=10)
+    assert shadowed.verify(repair=True).passed
+    shadows(shadowed, percent=10, shadow=0.0)
+    assert (shadowed.migration.read_percent, shadowed.migration.shadow_percent) == (10, 0)
 
 
 def test_finish_is_refused_while_answers_differ(

@@ -29,7 +29,7 @@ from qferry.protocol.records import (
     Writer,
     dashed,
 )
-from qferry.protocol.shadow import total
+from qferry.protocol.shadow import COMPARED_MIN, total
 
 ALL_READS = 100  # per cent
 
@@ -263,11 +263,25 @@ def require_evidence(co: Coordinator) -> Flow[None]:
     yield from require_same_configuration(m)
 
 
-def require_good_shadows(m: Migration) -> Flow[None]:
-    """Refuse while shadow reads, if they were asked for, have found the other side worse than readers put up with."""
-    if not m.shadow_percent:
+def require_good_shadows(m: Migration, shadow_percent: float | None = None) -> Flow[None]:
+    """
+    Refuse while shadow reads are asked for and do not show yet that both sides answer alike.
+
+    Those that a process has found are gone with it, so that too few of them say nothing, neither good nor bad.
+
+    Args:
+        m: The migration.
+        shadow_percent: The share that will be repeated from now on, if it changes; 0: they are given up.
+    """
+    if not m.shadow_percent or shadow_percent == 0:
         return
     found = total([w.shadow[m.id] for w in (yield from records.writers()) if m.id in w.shadow], m.shadow_since)
+    if found.repeated < COMPARED_MIN:
+        raise Refused(
+            f"Too few shadow reads have been compared yet: {found.repeated} of {COMPARED_MIN}.",
+            hint="Wait until the processes that run now have read more, or go without with `--shadow 0`: "
+            f"`qferry switch --percent {m.read_percent} --shadow 0`.",
+        )
     worse = found.worse(m.canary_max_errors_percent)
     if worse:
         raise Refused(
@@ -343,7 +357,7 @@ def switch(
     if m.phase not in (Phase.COPIED, Phase.SWITCHED):
         raise out_of_order(m.phase, f"qferry switch --percent {percent}")
     if percent > (0 if m.stepped_back else m.read_percent):
-        yield from require_good_shadows(m)
+        yield from require_good_shadows(m, (settings or {}).get("shadow_percent"))
     opening = m.phase is Phase.COPIED
     yield from co.fenced()
     yield from co.roll_call("switch asked for")

@@ -67,17 +67,22 @@ class Totals:
         return self.target_s / self.source_s if self.source_s else None
 
     @property
+    def repeated(self) -> int:
+        """The reads that were repeated, with or without an answer to compare."""
+        return self.compared + self.errors
+
+    @property
     def errors_percent(self) -> float:
         """Of the reads that were repeated."""
-        return self.errors / max(1, self.compared + self.errors) * _HUNDRED
+        return self.errors / max(1, self.repeated) * _HUNDRED
 
     def worse(self, max_errors_percent: float) -> str:
         """In which way this is too bad for readers, in words; empty: it is not, or too little was compared."""
-        if self.compared + self.errors < COMPARED_MIN:
+        if self.repeated < COMPARED_MIN:
             return ""
         if self.errors_percent > max_errors_percent:
             return (
-                f"{self.errors} of {self.compared + self.errors} shadow reads have failed "
+                f"{self.errors} of {self.repeated} shadow reads have failed "
                 f"({self.errors_percent:.1f} %, allowed {max_errors_percent:g} %)"
             )
         if self.mean_overlap is not None and self.mean_overlap < OVERLAP_MIN:
