@@ -38,7 +38,7 @@ IRRELEVANT: dict[type, frozenset[str]] = {
         {"random", "caller", "calls", "calls_at_last_beat", "timed_s", "beat", "host", "pid", "since", "watches"}
     ),
     # Nothing follows from what is watched: the scopes' migrations put up with everything (scope.py).
-    Watch: frozenset({"ended", "given_up", "under_way", "silent_s", "looked_at", "begun"}),
+    Watch: frozenset({"ended", "given_up", "under_way", "silent_s", "looked_at", "begun", "since"}),
     View: frozenset({"oldest_call"}),
 }
 _OF_THE_INTERPRETER = (CodeType, FrameType, ModuleType, type, BuiltinFunctionType)

@@ -312,7 +312,7 @@ def unhappy(record: Migration = SWITCHED) -> Session:
     route = found.route("a")
     assert route is not None
     for _ in range(2):
-        found.watch(route).fail(0.5)
+        found.watch(route).fail(0.5, began=0.4)
     return found
 
 

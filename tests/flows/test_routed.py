@@ -218,7 +218,7 @@ def test_read_that_the_source_answers_in_the_targets_place_is_an_error_of_the_ta
 def test_read_that_has_failed_without_a_flow_counts_once_the_source_has_answered() -> None:
     """It comes here for a second time."""
     play, found = Play(answered), session(SHARED)
-    assert play.run(read(found, "count", "a", {}, from_source=True)) == "a"
+    assert play.run(read(found, "count", "a", {}, from_source=0.5)) == "a"
     assert [failed for _, _, failed in found.watches[SHARED.id].ended] == [True]
 
 
@@ -252,8 +252,8 @@ def test_read_on_the_side_that_is_truth_is_not_watched(value: Phase) -> None:
     assert found.watches == {}
 
 
-@pytest.mark.parametrize("from_source", [False, True])
-def test_read_in_the_targets_place_is_repeated_if_the_source_was_not_truth_any_more(from_source: bool) -> None:
+@pytest.mark.parametrize("from_source", [None, 0.5])
+def test_read_in_the_targets_place_is_repeated_if_the_source_was_not_truth_any_more(from_source: float | None) -> None:
     """Others, who have heard of that before, may have been told of writes that the source has missed."""
     sealed = phase(Phase.FINISHING, epoch=3, read_percent=100)
 
@@ -270,11 +270,11 @@ def test_read_in_the_targets_place_is_repeated_if_the_source_was_not_truth_any_m
     assert found.view.active == 0
 
 
-@pytest.mark.parametrize("from_source", [False, True])
+@pytest.mark.parametrize("from_source", [None, 0.5])
 @pytest.mark.parametrize(
     "error", [Unreachable("late"), Rejected("busy", status=429), Rejected("ill", status=503)], ids=str
 )
-def test_look_at_the_record_that_fails_is_taken_again(error: Exception, from_source: bool) -> None:
+def test_look_at_the_record_that_fails_is_taken_again(error: Exception, from_source: float | None) -> None:
     """The caller is not to suffer from a look that it has not asked for."""
 
     def answer(effect: Request | Call) -> Any:
@@ -347,3 +347,20 @@ def test_read_that_nobody_waits_for_any_more_is_not_watched_any_more() -> None:
         effect = flow.send(Play()._perform(effect))
     flow.close()
     assert found.watches[SHARED.id].under_way == {}
+
+
+@pytest.mark.parametrize("from_source", [None, 1.0])
+def test_failure_of_a_read_that_began_before_a_step_back_counts_no_more(from_source: float | None) -> None:
+    """Its time-out is long; the target has been mended since, and readers were sent there anew."""
+    found = session(SHARED)
+
+    def answer(effect: Request | Call) -> Any:
+        if play.told in (["count b"], ["count a"]):
+            play.now = 60.0
+            for record in (SHARED.with_changes({"stepped_back": "slow"}), SHARED.with_changes({"epoch": 3})):
+                found.adopt([record], sent_at=995.0, now=play.now - 1)
+        return failing_target(effect)
+
+    play = Play(answer)
+    assert play.run(read(found, "count", "a", {}, from_source=from_source)) == "a"
+    assert not found.watches[SHARED.id].ended

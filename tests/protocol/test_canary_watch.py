@@ -14,7 +14,7 @@ def watched(*reads: tuple[float, float, bool]) -> Watch:
         number = watch.begin(at - seconds)
         watch.end(number, at, answered=not failed, heard=True)
         if failed:
-            watch.fail(at)
+            watch.fail(at, began=at - seconds)
     return watch
 
 
@@ -180,8 +180,8 @@ def test_failed_read_counts_only_once_the_source_has_answered_it() -> None:
     for _ in range(10):
         watch.end(watch.begin(0.0), 0.1, answered=False, heard=True)
     assert not watch.verdict(0.2, LENIENT)
-    watch.fail(0.2)
-    watch.fail(0.2)
+    watch.fail(0.2, began=0.0)
+    watch.fail(0.2, began=0.0)
     assert watch.verdict(0.2, LENIENT)
 
 
@@ -189,10 +189,12 @@ def test_what_was_seen_can_be_forgotten() -> None:
     """A read that began before then tells nothing when it ends."""
     watch = watched((1.0, 0.1, True), (1.0, 0.1, True))
     number = watch.begin(0.0)
-    watch.forget()
+    watch.forget(1.5)
     assert not watch.verdict(9.0, LENIENT)
     watch.end(number, 9.0, answered=True, heard=True)
-    assert not watch.ended
+    for began, counts in ((1.4, False), (1.5, True)):
+        watch.fail(9.0, began=began)
+        assert bool(watch.ended) is counts
 
 
 def test_watch_stays_small() -> None:

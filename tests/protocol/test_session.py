@@ -498,8 +498,8 @@ def fail_on_target(found: Session, *, now: float) -> None:
     """Let two reads on the target fail that the source answers."""
     route = found.route("a")
     assert route is not None
-    found.watch(route).fail(now)
-    found.watch(route).fail(now)
+    found.watch(route).fail(now, began=now)
+    found.watch(route).fail(now, began=now)
 
 
 def registered() -> Session:
@@ -638,3 +638,21 @@ def test_shadow_totals_begin_anew_when_shadows_are_asked_for_anew() -> None:
     assert found.record(0.0).shadow == {"m1": Totals(1, compared=1, overlap=1.0, dropped=1).plain()}
     found.shadow(at(0, shadow_since=9), Totals(errors=1))
     assert found.record(0.0).shadow == {"m1": Totals(9, errors=1).plain()}
+
+
+@pytest.mark.parametrize(
+    "left",
+    [at(100, stepped_back="web-2: slow"), migration(Phase.COPIED, epoch=2)],
+    ids=["stepped back", "rolled back"],
+)
+def test_read_of_before_readers_were_sent_to_the_target_does_not_count(left: Migration) -> None:
+    """It was on its way when the others went back, or when the operator sent them there."""
+    found = registered()
+    learn(found, [at(100)], at=0.0)
+    learn(found, [left], at=1.0)
+    learn(found, [at(100, epoch=3)], at=3.0)
+    route = found.route("a")
+    assert route is not None
+    for began in (0.5, 2.0, 3.0):
+        found.watch(route).fail(4.0, began=began)
+    assert len(found.watches["m1"].ended) == 1

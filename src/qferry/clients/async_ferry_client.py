@@ -220,7 +220,7 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
                 leave(quiet, outcome, time.monotonic(), write=writes)
             if outcome.error is not None and not quiet.final:
                 arguments = by_name(names, args, kwargs)
-                return await self._driver.run(read(session, name, collection_name, arguments, from_source=True))
+                return await self._driver.run(read(session, name, collection_name, arguments, from_source=quiet.began))
             if session.over(quiet, time.monotonic()) or await self._driver.run(
                 confirmed(session, quiet.view, quiet.term, collection_name, writes=writes)
             ):

@@ -218,7 +218,7 @@ def _wrap(name: str, kind: Kind, upstream: Any) -> Any:
                 self._driver.leave(quiet, outcome, write=writes)
             if outcome.error is not None and not quiet.final:
                 arguments = by_name(names, args, kwargs)
-                return self._driver.run(read(self._session, name, collection_name, arguments, from_source=True))
+                return self._driver.run(read(self._session, name, collection_name, arguments, from_source=quiet.began))
             if self._session.over(quiet, time.monotonic()) or self._driver.run(
                 confirmed(self._session, quiet.view, quiet.term, collection_name, writes=writes)
             ):

@@ -176,14 +176,14 @@ class Answered(NamedTuple):
 
 
 def read(
-    session: Session, method: str, collection: str, arguments: dict[str, Any], *, from_source: bool = False
+    session: Session, method: str, collection: str, arguments: dict[str, Any], *, from_source: float | None = None
 ) -> Flow[Any]:
     """The answer of `read_somewhere` alone."""
     return (yield from read_somewhere(session, method, collection, arguments, from_source=from_source)).value
 
 
 def read_somewhere(
-    session: Session, method: str, collection: str, arguments: dict[str, Any], *, from_source: bool = False
+    session: Session, method: str, collection: str, arguments: dict[str, Any], *, from_source: float | None = None
 ) -> Flow[Answered]:
     """
     A read: from the source, or from the target for the read share; from the source again if the target fails.
@@ -196,7 +196,7 @@ def read_somewhere(
         method: The reading method of qdrant-client that was called.
         collection: The name it was called with.
         arguments: Its arguments by name, without the collection.
-        from_source: The target has failed already: from the source, as long as that is truth.
+        from_source: The target has failed this read already, which began then: from the source, if that is truth.
 
     Raises:
         LeaseLost: The source has answered in the target's place, and nobody can tell whether it was truth; the read may
@@ -207,8 +207,8 @@ def read_somewhere(
         if route is None:
             return Answered((yield Call(HOME, method, collection, (), arguments)), None, Side.SOURCE, 0.0)
         m = route.migration
-        again = from_source and route.truth is Side.SOURCE
-        if from_source:
+        again = from_source is not None and route.truth is Side.SOURCE
+        if from_source is not None:
             note_fallback()
         side = Side.SOURCE if again else session.side_to_read(route)
         call = Call(m.server(side), method, m.collection(side), (), arguments)
@@ -224,7 +224,8 @@ def read_somewhere(
                 side, again = Side.SOURCE, True
         ended: float = yield Now()
         if again:
-            session.watch(route).fail(ended)  # the source has answered: that was not the caller's mistake
+            # The source has answered: that was not the caller's mistake.
+            session.watch(route).fail(ended, began=began if from_source is None else from_source)
             if not (yield from _source_is_truth(session, m)):
                 # It was not truth any more, and others may have been told of writes that it has missed.
                 yield from _renew(renew=True)

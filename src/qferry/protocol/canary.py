@@ -76,6 +76,7 @@ class Watch:
     silent_s: float = 0.0  # for how long reads have waited since the target was heard last, given up since or not
     looked_at: float = float("-inf")  # up to when that is counted
     begun: int = 0
+    since: float = float("-inf")  # what began before does not count
 
     def begin(self, now: float) -> int:
         """A read goes to the target; returns the number to end it by."""
@@ -111,12 +112,14 @@ class Watch:
             self.silent_s += max(0.0, now - self.looked_at)
         self.looked_at = max(now, self.looked_at)
 
-    def fail(self, now: float) -> None:
-        """A read has failed that the source has answered: it is the target that cannot."""
-        self.ended.append((now, 0.0, True))
+    def fail(self, now: float, *, began: float) -> None:
+        """A read has failed that the source has answered: it is the target that cannot, or could not when it began."""
+        if began >= self.since:
+            self.ended.append((now, 0.0, True))
 
-    def forget(self) -> None:
-        """Whatever was seen counts no more."""
+    def forget(self, now: float) -> None:
+        """Whatever was seen counts no more, nor does what becomes of reads that have begun by now."""
+        self.since = now
         self.ended.clear()
         self.given_up.clear()
         self.under_way.clear()

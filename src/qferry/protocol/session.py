@@ -291,10 +291,7 @@ class Session:
             return
         for migration_id in [i for i, step in self.steps.items() if i not in found or found[i].epoch != step.epoch]:
             del self.steps[migration_id]  # a coordinator has spoken since
-        self.watches = {i: w for i, w in self.watches.items() if i in found and found[i].phase is Phase.SWITCHED}
-        for migration_id, watch in self.watches.items():
-            if found[migration_id].stepped_back:  # the next time begins anew
-                watch.forget()
+        self._watch_anew(found, now)
         routes: dict[str, Route] = {}
         for migration in sorted(found.values(), key=lambda m: (m.phase not in ENDED, m.generation)):
             if migration.phase in (Phase.PREPARING, Phase.ABORTED):
@@ -306,6 +303,20 @@ class Session:
         self.view = View(self.view.serial + 1, routes, found, timed=timed)
         for migration_id in [i for i in self.journals if i not in found or found[i].phase not in KEEPS_JOURNAL]:
             del self.journals[migration_id]
+
+    def _watch_anew(self, found: Mapping[str, Migration], now: float) -> None:
+        """Forget what reads on a target have come to, unless readers see it now as they did before."""
+        known, self.watches = self.watches, {}
+        for migration_id, migration in found.items():
+            if migration.phase is not Phase.SWITCHED:
+                continue
+            before = self.view.migrations.get(migration_id)
+            if before is None or before.phase is not Phase.SWITCHED or migration_id not in known:
+                self.watches[migration_id] = Watch(since=now)
+                continue
+            watch = self.watches[migration_id] = known[migration_id]
+            if migration.stepped_back or before.stepped_back:
+                watch.forget(now)
 
     def _suspect_unjournalled(self, found: Iterable[Migration]) -> None:
         """After a lapse: a call that is still under way may have written what a new journal has not noted."""
