@@ -35,7 +35,20 @@ from .liveness import read_later
 # Counted for people, read by no flow except to report it (and there left out too, see servers.py).
 IRRELEVANT: dict[type, frozenset[str]] = {
     Session: frozenset(
-        {"random", "caller", "calls", "calls_at_last_beat", "timed_s", "beat", "host", "pid", "since", "watches"}
+        {
+            "random",
+            "caller",
+            "calls",
+            "calls_at_last_beat",
+            "timed_s",
+            "beat",
+            "host",
+            "pid",
+            "since",
+            "watches",
+            "looked_at",
+            "heartbeat_s",
+        }
     ),
     # Nothing follows from what is watched: the scopes' migrations put up with everything (scope.py).
     Watch: frozenset({"ended", "given_up", "under_way", "silent_s", "looked_at", "begun", "since"}),

@@ -394,3 +394,31 @@ def test_client_that_may_only_read_steps_back_when_others_do() -> None:
         assert route is not None
         assert route.read_percent == percent
     assert where(play) == ["control scroll", "control scroll"]
+
+
+def test_server_that_keeps_the_heartbeat_waiting_does_not_excuse_a_target() -> None:
+    """It is not the process that has stood still: a write was lost, and the target is asked about it in vain."""
+    server, found = Records(SWITCHED), session(SWITCHED)
+    found.registered = True
+
+    def answer(effect: Request | Call) -> Any:
+        if isinstance(effect, Request) and effect.op == "version":
+            play.now += 10.0
+            return SILENT
+        return server(effect)
+
+    play = Play(answer)
+    found.view.doubts.append(Doubt([""]))
+    assert found.enter_quiet(play.now, "a", write=False) is not None
+    play.run(beat(found))
+    play.now += 1.0
+    found.lease_until = 1000.0
+    play.run(beat(found))
+    assert "without an answer" in server.migrations[0].stepped_back
+
+
+def test_pulse_tells_how_far_heartbeats_are_apart() -> None:
+    """Whoever is late has stood still."""
+    found = session()
+    Play().run(pulse(found, 2.5))
+    assert found.heartbeat_s == 2.5

@@ -197,6 +197,20 @@ def test_what_was_seen_can_be_forgotten() -> None:
         assert bool(watch.ended) is counts
 
 
+def test_process_that_has_stood_still_begins_anew() -> None:
+    """Whatever was seen, before or when it woke up."""
+    watch = watched((1.0, 0.1, True), (1.0, 0.1, True))
+    number = watch.begin(1.0)
+    for _ in range(3):
+        watch.end(watch.begin(1.0), 60.0, answered=False, heard=False)
+    watch.resume(60.0)
+    assert not watch.verdict(60.0 + SILENCE_S - 0.1, Tolerance(5, max_ms=2000))
+    watch.fail(61.0, began=1.0)
+    watch.fail(61.0, began=1.0)
+    watch.end(number, 61.0, answered=True, heard=True)
+    assert [(at, seconds) for at, seconds, _ in watch.ended] == [(61.0, 1.0)]
+
+
 def test_watch_stays_small() -> None:
     """However many reads there are."""
     watch = watched(*((1.0, 0.0, False) for _ in range(READS_MAX + 10)))

@@ -656,3 +656,27 @@ def test_read_of_before_readers_were_sent_to_the_target_does_not_count(left: Mig
     for began in (0.5, 2.0, 3.0):
         found.watch(route).fail(4.0, began=began)
     assert len(found.watches["m1"].ended) == 1
+
+
+@pytest.mark.parametrize(
+    ("heartbeat_s", "still_s", "judged"),
+    [(1.0, 2.0, True), (1.0, 3.0, False), (0.2, 1.9, True), (0.2, 2.1, False), (2.5, 4.9, True), (2.5, 5.1, False)],
+)
+def test_process_that_has_stood_still_does_not_blame_the_target(
+    heartbeat_s: float, still_s: float, judged: bool
+) -> None:
+    """Its reads have not been answered because it was not there; what is under way begins when it wakes."""
+    found = registered()
+    found.heartbeat_s = heartbeat_s
+    found.lease_until = 1000.0
+    learn(found, [at(100, canary_max_ms=500.0)], at=0.0)
+    found.look_at_targets(0.0)
+    quiet = found.enter_quiet(0.0, "a", write=False)
+    assert quiet is not None
+    found.look_at_targets(still_s)
+    assert bool(found.steps) is judged
+    found.steps.clear()
+    found.look_at_targets(still_s + 0.9)
+    assert bool(found.steps) is judged
+    found.look_at_targets(still_s + 1.8)
+    assert found.steps

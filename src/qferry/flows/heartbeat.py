@@ -61,6 +61,7 @@ def beat(session: Session) -> Flow[None]:
     session.calls_at_last_beat = session.calls
     yield from _tell_of_steps(session)
     yield from _settle_doubts(session)
+    session.looked_at = yield Now()  # a server that keeps a heartbeat waiting does not make the next one late
 
 
 def _read_migrations() -> Flow[list[Migration] | None]:
@@ -216,6 +217,7 @@ def pulse(session: Session, heartbeat_s: float) -> Flow[float]:
     Returns:
         Seconds until it should wake again.
     """
+    session.heartbeat_s = heartbeat_s
     if not session.registered and session.calls == session.calls_at_last_beat:
         return heartbeat_s
     yield Fresh(renew=True)

@@ -125,6 +125,13 @@ class Watch:
         self.under_way.clear()
         self.silent_s = 0.0
 
+    def resume(self, now: float) -> None:
+        """The process has stood still: nothing that was seen counts, and what is under way begins now."""
+        under_way = self.under_way.copy()
+        self.forget(now)
+        self.under_way.update(dict.fromkeys(under_way, now))
+        self.looked_at = now
+
     def verdict(self, now: float, tolerance: Tolerance) -> str:
         """What is wrong with the target, in words; empty: nothing that is not put up with."""
         self._wait(now)

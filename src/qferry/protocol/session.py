@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from qferry.protocol.canary import ALL_PERCENT, Watch, place_of
+from qferry.protocol.canary import ALL_PERCENT, SILENCE_S, Watch, place_of
 from qferry.protocol.doubt import Doubt
 from qferry.protocol.journal import Journal
 from qferry.protocol.phases import ENDED, JOURNALLED, Phase, Routing, Side
-from qferry.protocol.records import HOME, LEASE_S, Migration, Pins, WritePolicy, Writer, suspicion_name
+from qferry.protocol.records import HEARTBEAT_S, HOME, LEASE_S, Migration, Pins, WritePolicy, Writer, suspicion_name
 from qferry.protocol.seen import note_side
 from qferry.protocol.shadow import SHADOWED, Totals
 
@@ -30,6 +30,8 @@ KEEPS_JOURNAL = JOURNALLED | {Phase.FINISHING}
 JOURNALS = frozenset({Routing.CAPTURE, Routing.DUAL})
 # More calls than this between two heartbeats are not timed.
 TIMED_MAX = 10_000
+# A process that has not looked at its reads for two heartbeats has stood still; for less than this it does not matter.
+STILL_MIN_S = SILENCE_S
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,8 @@ class Session:
     timed_s: list[float] = field(default_factory=list)  # what calls since the last report have taken
     watches: dict[str, Watch] = field(default_factory=dict)  # migration id -> its reads on the target
     shadows: dict[str, Totals] = field(default_factory=dict)  # migration id -> what its shadow reads have found
+    looked_at: float | None = None  # when its reads on targets were looked at last, or the heartbeat with that ended
+    heartbeat_s: float = HEARTBEAT_S
     steps: dict[str, Step] = field(default_factory=dict)  # migration id -> why readers should go back
 
     def valid(self, now: float) -> bool:
@@ -251,8 +255,19 @@ class Session:
         self.shadows[migration.id] = before + found
 
     def look_at_targets(self, now: float) -> None:
-        """Step back from every target that fails this client's reads, or is too slow; who may not say so cannot."""
-        if not self.registered:
+        """
+        Step back from every target that fails this client's reads, or is too slow; who may not say so cannot.
+
+        Looks come with the heartbeat.  If one is late, this process has stood still (stopped, paused with its machine,
+        too busy), and so have its reads, without any fault of the target.
+        """
+        still_s = now - self.looked_at if self.looked_at is not None else 0.0
+        late = still_s > max(2 * self.heartbeat_s, STILL_MIN_S)
+        self.looked_at = now
+        if late:
+            for watch in self.watches.values():
+                watch.resume(now)
+        if late or not self.registered:
             return
         for migration_id, watch in list(self.watches.items()):
             m = self.view.migrations.get(migration_id)
