@@ -37,7 +37,7 @@ SELECTOR = re.compile(r"(qferry_[a-z0-9_]+)(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'([a-z]+)(=~|!=|=)"([^"]*)"')
 GROUPED = re.compile(r"\b(?:by|on)\s*\(([^)]*)\)")
 WORDS = frozenset(
-    "sum min max by on and or unless rate deriv delta time histogram_quantile clamp_min le for".split()  # noqa: SIM905
+    "absent sum min max by on and or unless rate deriv delta time histogram_quantile clamp_min le for".split()  # noqa: SIM905
 )
 POINTS = 1500
 # Series by metric, each as its labels.
@@ -194,6 +194,12 @@ def test_alerts_say_what_they_mean_and_what_to_do() -> None:
         assert f"`{rule['alert']}`" in page
         for verb in re.findall(r"`qferry (\w+)", rule["annotations"]["description"]):
             assert hasattr(commands, verb), verb
+
+
+def test_exporter_that_is_gone_is_alarming() -> None:
+    """No sample is no zero: the rule must see that there is none."""
+    (rule,) = (rule for rule in RULES if rule["alert"] == "QferryDown")
+    assert {part.strip() for part in rule["expr"].split(" or ")} == {"qferry_up == 0", "absent(qferry_up)"}
 
 
 def test_page_lists_every_metric(scrape: Scrape) -> None:

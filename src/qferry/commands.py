@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 DEFAULT_SAFETY_DAYS = 30.0
 # A look does not wait longer for a target's server, in seconds: the migration can be led back without it.
-_TARGET_LOOK_S = 5.0
+_TARGET_LOOK_S = 3.0
 # Where `start` begins, or goes on.
 _STARTS = (Phase.PREPARING, Phase.ANNOUNCED, Phase.CAPTURING, Phase.STARTING)
 

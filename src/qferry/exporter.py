@@ -7,10 +7,13 @@ Labels are the names of migrating collections and words from fixed sets.  Needs 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TooLate
 from datetime import datetime, timezone
 from typing import Any
 
@@ -22,7 +25,7 @@ from prometheus_client.registry import Collector
 from qferry import commands
 from qferry.commands import Status
 from qferry.connection import Connection
-from qferry.errors import FerryError, Misuse
+from qferry.errors import FerryError, Misuse, Unreachable
 from qferry.flows.effects import Report
 from qferry.logs import logger
 from qferry.protocol.phases import Phase
@@ -32,6 +35,8 @@ from qferry.protocol.throttle import REASONS, points_per_s_of, reason_of
 # Reports whose numbers say how far a command is.
 PROGRESS = ("copy", "verify", "settle", "index", "soak")
 _SHADOW_OUTCOMES = {"compared": "compared", "mismatched": "mismatches", "failed": "errors", "dropped": "dropped"}
+# A scrape is answered within this, in seconds, or nobody waits for the answer: Prometheus's own patience is ten.
+SCRAPE_S = 5
 _ALL = 100
 _MS = 1000
 
@@ -51,12 +56,13 @@ class MigrationMetrics(Collector):
     port = 0
 
     def __init__(self, connection: Connection, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._connection = connection
+        self._connection = dataclasses.replace(connection, timeout_s=min(SCRAPE_S, connection.timeout_s))
         self._clock = clock
         self._heard: dict[str, tuple[int, float]] = {}  # writer -> its beat, and since when
         self._progress: dict[str, float] = {}
         self._repaired = 0
-        self._looking = threading.Lock()  # two scrapes at once would disagree on who is silent
+        self._lock = threading.Lock()  # two scrapes at once would disagree on who is silent
+        self._look: Future[tuple[Status, ...]] | None = None
 
     def report(self, report: Report) -> None:
         """Take note of what a command reports."""
@@ -69,17 +75,17 @@ class MigrationMetrics(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """All of it, as it is now; `qferry_up` alone if the server does not answer."""
-        with self._looking:
-            up = GaugeMetricFamily("qferry_up", "Whether the records could be read; if not, nothing else is known.")
-            try:
-                found = commands.status(self._connection, live=True)
+        """All of it, as it is now; `qferry_up` alone if the server does not answer in `SCRAPE_S`."""
+        up = GaugeMetricFamily("qferry_up", "Whether the records could be read; if not, nothing else is known.")
+        try:
+            found = self._seen()
+            with self._lock:
                 families = self._families(found)
-                up.add_metric((), 1)
-            except FerryError as error:
-                logger.warning("%s", error, extra={"event": "scrape_failed", "error_type": type(error).__name__})
-                families = []
-                up.add_metric((), 0)
+            up.add_metric((), 1)
+        except FerryError as error:
+            logger.warning("%s", error, extra={"event": "scrape_failed", "error_type": type(error).__name__})
+            families = []
+            up.add_metric((), 0)
         yield up
         yield from families
         progress = GaugeMetricFamily(
@@ -91,6 +97,24 @@ class MigrationMetrics(Collector):
         yield CounterMetricFamily(
             "qferry_command_repaired_points", "Points this very command has repaired.", value=self._repaired
         )
+
+    def _seen(self) -> tuple[Status, ...]:
+        """Look, or wait for the look that is under way: scrapes of a server that hangs do not pile up."""
+        with self._lock:
+            look = self._look
+            if look is None or look.done():
+                look = self._look = Future()
+                threading.Thread(target=self._see, args=(look,), daemon=True, name="qferry-metrics look").start()
+        try:
+            return look.result(SCRAPE_S)
+        except TooLate:
+            raise Unreachable(f"The server has not said within {SCRAPE_S} s where migrations stand.") from None
+
+    def _see(self, look: Future[tuple[Status, ...]]) -> None:
+        try:
+            look.set_result(commands.status(self._connection, live=True))
+        except Exception as error:  # noqa: BLE001  it is raised where the result is awaited
+            look.set_exception(error)
 
     def _families(self, found: tuple[Status, ...]) -> list[Metric]:
         told = _Families()
@@ -157,6 +181,7 @@ def _tell(told: _Families, status: Status, silent: set[str]) -> None:
         "Whether the target has built its indexes.",
         None if status.target_status is None else status.target_status == "green",
     )
+    add("target_answers", "Whether the target's server says how the target is.", not status.target_failure)
     add("journal_entries", "Written points that have not been found equal since.", status.debt)
     add("read_share_ratio", "The share of the reads that readers are to send to the target.", m.read_percent / _ALL)
     add("reads_held", "Whether readers see the source meanwhile, because points are being repaired.", m.reads_held)

@@ -1,5 +1,6 @@
 """Tests of `qferry metrics`, `--metrics-listen` and `--log-format json`."""
 
+import contextlib
 import json
 import logging
 import math
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from qdrant_client import QdrantClient
 
 from qferry import commands, exporter
 from qferry.cli import log_lines
@@ -25,7 +28,7 @@ from qferry.connection import Connection
 from qferry.exporter import MigrationMetrics, serving
 from qferry.flows.effects import Report
 from qferry.protocol.phases import Phase
-from qferry.protocol.records import LEASE_MARGIN_S, LEASE_S, Strategy, Writer
+from qferry.protocol.records import CONTROL_COLLECTION, LEASE_MARGIN_S, LEASE_S, Strategy, Writer
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -152,6 +155,51 @@ def test_server_that_is_down_is_a_scrape_that_says_so() -> None:
     down = Connection(url="http://127.0.0.1:9", timeout_s=2)
     samples = [s for family in MigrationMetrics(down).collect() for s in family.samples]
     assert [(s.name, s.value) for s in samples if not s.name.startswith("qferry_command")] == [("qferry_up", 0)]
+
+
+def test_scrape_is_answered_though_the_server_hangs(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In time, and a single look is waited for however many scrapes there are; afterwards all is as before."""
+    looks: list[int] = []
+    answers = threading.Event()
+
+    def hangs(asked: Connection, **_: Any) -> tuple[()]:
+        looks.append(asked.timeout_s)
+        assert answers.wait(60)
+        return ()
+
+    monkeypatch.setattr(commands, "status", hangs)
+    monkeypatch.setattr(exporter, "SCRAPE_S", 0.01)
+    metrics = MigrationMetrics(connection)
+
+    def up() -> float:
+        return next(family for family in metrics.collect() if family.name == "qferry_up").samples[0].value
+
+    assert [up() for _ in range(5)] == [0] * 5
+    assert looks == [0.01]
+    monkeypatch.setattr(exporter, "SCRAPE_S", 60)
+    answers.set()
+    assert up() == 1
+
+
+def test_target_whose_server_is_dead_takes_its_own_figures_only(
+    connection: Connection, source: str, target: str
+) -> None:
+    """The exporter is up, and tells the rest of this migration and of all others."""
+    commands.start(connection, source, target, strategy=Strategy.STREAM)
+    m = commands.find(connection, source)
+    with contextlib.closing(QdrantClient(url=connection.url, api_key=connection.api_key)) as client:
+        client.set_payload(CONTROL_COLLECTION, {"target_url": "http://127.0.0.1:9"}, [m.id], wait=True)
+        told = {
+            sample.name: sample.value
+            for family in MigrationMetrics(connection).collect()
+            for sample in family.samples
+            if sample.labels.get("source") in (None, source)
+        }
+        client.set_payload(CONTROL_COLLECTION, {"target_url": m.target_url}, [m.id], wait=True)
+    assert told["qferry_up"] == 1
+    assert told["qferry_migration_source_points"] == 120
+    assert told["qferry_migration_target_answers"] == 0
+    assert "qferry_migration_target_points" not in told
 
 
 def test_verb_serves_until_ctrl_c(qdrant: Any) -> None:

@@ -101,12 +101,12 @@ def test_status_shows_both_sides_writers_and_suspicions() -> None:
 def test_status_shows_shadow_reads_and_readers_who_stepped_back() -> None:
     """What was found, in one line; and why nobody reads the target."""
     m = migration(Phase.SWITCHED, read_percent=50, shadow_percent=5.0, shadow_since=3, stepped_back="web pid 7: slow")
-    none = printed(render.status(Status(m, (), 0, 1, 1, "green", Totals(3))))
+    none = printed(render.status(Status(m, (), 0, 1, 1, "green", (), Totals(3))))
     assert "5 % of the reads; none was compared yet" in none
     assert "Readers stepped back to the source: web pid 7: slow" in none
     assert "100 %  truth" in none
     found = Totals(3, 1000, 990.5, 20, 0.25, 2.0, 3.0, 4, 5)
-    text = " ".join(printed(render.status(Status(m, (), 0, 1, 1, "green", found))).split())
+    text = " ".join(printed(render.status(Status(m, (), 0, 1, 1, "green", (), found))).split())
     for part in (
         "5 % of the reads: 1,000 compared",
         "overlap 0.991 in the mean",
