@@ -894,6 +894,12 @@ def doctor(connection: Connection, source: str | None = None, *, report: Reporte
         return Examination(len(chosen), tuple(findings))
 
 
+def examination_of(connection: Connection, migration_id: str) -> Examination:
+    """As `doctor`, of the migration with this id."""
+    with connection.driver() as driver:
+        return Examination(1, tuple(driver.run(diagnosis.examine([migration_id]))))
+
+
 def target_of(naming: CollectionNaming, source: str) -> str:
     """
     The canonical name for a legacy collection.

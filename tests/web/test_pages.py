@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -14,10 +15,12 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from qferry import FerryClient, commands
+from qferry.commands import Examination
 from qferry.connection import Connection
 from qferry.protocol.phases import Phase, Routing
 from qferry.protocol.records import CONTROL_COLLECTION, Migration, Strategy, Writer
 from qferry.server import QdrantServer
+from qferry.web import app
 from qferry.web.actions import ACTIONS
 from qferry.web.watching import Watching
 
@@ -365,6 +368,33 @@ def test_doctor_says_what_is_wrong_and_what_mends_it(
     page = person.look(f"{page_of(m)}/doctor")
     assert 'class="bad"' in page
     assert target in page
+
+
+def test_doctor_answers_though_it_has_listened_for_long(
+    person: Any, started: Callable[[], Migration], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it finds is news from the end of its look on, which takes ten seconds when a command has died."""
+    now, heard, looks = [100.0], threading.Event(), []
+
+    def listens(_: Connection, migration_id: str) -> Examination:
+        looks.append(migration_id)
+        assert heard.wait(60)
+        return Examination(1, ())
+
+    monkeypatch.setattr(app, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(app, "ANSWER_S", 0.01)
+    monkeypatch.setattr(commands, "examination_of", listens)
+    m = started()
+    assert "Listening" in person.look(f"{page_of(m)}/doctor")
+    now[0] += app._FINDINGS_S + 1
+    heard.set()
+    while "Listening" in person.look(f"{page_of(m)}/doctor"):
+        assert looks == [m.id]
+    assert "Nothing is wrong" in person.look(f"{page_of(m)}/doctor")
+    assert looks == [m.id]
+    now[0] += app._FINDINGS_S + 1
+    person.look(f"{page_of(m)}/doctor")
+    assert looks == [m.id, m.id]
 
 
 def test_what_later_versions_add_to_the_records_is_shown_if_it_is_there(

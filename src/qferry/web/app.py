@@ -9,7 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
@@ -48,12 +48,21 @@ _log = logging.getLogger(__name__)
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Examined:
     """A look of doctor's, under way or over."""
 
     task: asyncio.Task[Examination]
-    at: float = field(default_factory=time.monotonic)
+    ended: float | None = None  # when, on the monotonic clock
+
+    @property
+    def is_old(self) -> bool:
+        """Whether what was found is no news any more: doctor may have listened for longer than it stays news."""
+        return self.ended is not None and time.monotonic() - self.ended > _FINDINGS_S
+
+    def over(self, _: object) -> None:
+        """Take note of the end."""
+        self.ended = time.monotonic()
 
 
 class Dashboard:
@@ -250,10 +259,11 @@ class Dashboard:
     async def _doctor(self, request: Request) -> Response:
         m = await self._find(request)
         examined = self._examined.get(m.id)
-        if examined is None or (examined.task.done() and time.monotonic() - examined.at > _FINDINGS_S):
+        if examined is None or examined.is_old:
             examined = self._examined[m.id] = Examined(
-                asyncio.create_task(aside(commands.doctor, self._connection, m.source))
+                asyncio.create_task(aside(commands.examination_of, self._connection, m.id))
             )
+            examined.task.add_done_callback(examined.over)
         await asyncio.wait([examined.task], timeout=ANSWER_S)
         found = examined.task.result() if examined.task.done() else None
         return self._html("doctor.html", request, m=m, found=found)
