@@ -49,6 +49,24 @@ def test_other_machines_need_a_token(capsys: pytest.CaptureFixture[str], host: s
     assert "QFERRY_UI_TOKEN" in said
 
 
+def test_another_name_needs_a_token(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is asked for by a proxy, behind which everybody is."""
+    code, said = refused(capsys, "--allow-host", "ferry.example")
+    assert code == 2
+    assert "there is no token" in said
+    assert "QFERRY_UI_TOKEN" in said
+
+
+@pytest.mark.parametrize(
+    "name", ["", "*", "*.example", "http://ferry.example", "ferry.example:80", "a/b", "a b", "[::1]", "a..b", "-a"]
+)
+def test_name_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """It would be compared with what browsers ask for, and never be found."""
+    code, said = refused(capsys, f"--allow-host={name}", "--token", TOKEN)
+    assert code == 2
+    assert "not the bare name of a host" in said
+
+
 @pytest.mark.parametrize("token", ["short", "with spaces in the middle", "accénts-are-no-good-here"])
 def test_token_that_is_no_good_is_refused_without_repeating_it(capsys: pytest.CaptureFixture[str], token: str) -> None:
     """It may be a secret that was only typed wrong."""
@@ -168,7 +186,7 @@ def test_ctrl_c_stops_what_is_at_work_and_says_so(
 
 def test_it_does_not_listen_to_proxies_for_its_name(qdrant: Any) -> None:
     """A name that leads here is served only if it was allowed."""
-    with dashboard(qdrant, "--allow-host", "Ferry.Example") as (url, _):
-        assert httpx.get(url, headers={"Host": "ferry.example"}).status_code == HTTPStatus.OK
+    with dashboard(qdrant, "--allow-host", "Ferry.Example", QFERRY_UI_TOKEN=TOKEN) as (url, _):
+        assert httpx.get(f"{url}/login", headers={"Host": "ferry.example"}).status_code == HTTPStatus.OK
         strange = {"Host": "evil.example", "X-Forwarded-Host": "localhost"}
         assert httpx.get(url, headers=strange).status_code == HTTPStatus.MISDIRECTED_REQUEST

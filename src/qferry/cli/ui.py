@@ -35,6 +35,17 @@ def _token(token: str | None) -> str | None:
     return token
 
 
+def _name(name: str) -> str:
+    """The bare name of a host, as it is compared with what browsers ask for."""
+    bare = name.lower().removesuffix(".")
+    if not re.fullmatch(r"(?!-)[a-z0-9_-]{1,63}(\.(?!-)[a-z0-9_-]{1,63})*", bare):
+        raise usage(
+            f"--allow-host {name!r} is not the bare name of a host.",
+            "Leave scheme, port, path and wildcards out: --allow-host ferry.example",
+        )
+    return bare
+
+
 @verb
 def ui(
     context: Context,
@@ -66,7 +77,7 @@ def ui(
             "--allow-host",
             metavar="NAME",
             show_default=False,
-            help="A name under which browsers reach it, if that is another one than its own. Repeatable.",
+            help="A name under which browsers reach it, if that is another than its own; needs a token. Repeatable.",
         ),
     ] = None,
     read_only: Annotated[
@@ -75,12 +86,18 @@ def ui(
 ) -> Answer | None:
     """Serve a dashboard for a browser: where migrations stand, and the operator's actions."""
     loopback = _is_loopback(host)
+    names = {_name(name) for name in allow_host or ()}
+    if names and token is None:
+        raise usage(
+            "--allow-host lets in who comes by another name, through a proxy perhaps, and there is no token that would "
+            "keep strangers out.",
+            f"Set {TOKEN_VARIABLE}; to make one: {_MAKE_ONE}",
+        )
     if not loopback and token is None:
         raise usage(
             f"--host {host} lets other machines in, and there is no token that would keep strangers out.",
             f"Set {TOKEN_VARIABLE}; to make one: {_MAKE_ONE}",
         )
-    names = {name.lower().rstrip(".") for name in allow_host or ()}
     if not loopback:
         names |= {host.lower(), socket.gethostname().lower()}
     try:

@@ -149,7 +149,7 @@ class Dashboard:
                     request,
                     HTTPStatus.MISDIRECTED_REQUEST,
                     "This dashboard is not known by the name in the address.",
-                    "Use its own address, or start it with `--allow-host NAME`.",
+                    "Use its own address, or start it with `--allow-host NAME` and a token.",
                 )
             session = self._sessions.of(request)
             is_new = session is None and not self._sessions.wants_token
