@@ -201,18 +201,12 @@ class Dashboard:
     async def _login(self, request: Request) -> Response:
         if not self._sessions.wants_token:
             return RedirectResponse("/", HTTPStatus.SEE_OTHER)
-        address = request.client.host if request.client else ""
         if request.method != "POST":
             return self._html("login.html", request, next=request.query_params.get("next", "/"), problem="")
         form = request.state.form
         following = _local(form.get("next"))
-        wait_s = self._sessions.wait_s(address)
-        if wait_s:
-            problem = f"Too many wrong tokens. Try again in {wait_s:.0f} s."
-            page = self._html("login.html", request, HTTPStatus.TOO_MANY_REQUESTS, next=following, problem=problem)
-            page.headers["Retry-After"] = f"{wait_s + 1:.0f}"
-            return page
-        if not self._sessions.is_token(form.get("token"), address):
+        if not self._sessions.is_token(form.get("token")):
+            await self._sessions.slow_down()
             problem = "That is not the token."
             return self._html("login.html", request, HTTPStatus.FORBIDDEN, next=following, problem=problem)
         response = RedirectResponse(following, HTTPStatus.SEE_OTHER)

@@ -35,9 +35,8 @@ HEADERS: Mapping[str, str] = {
 # Their addresses change with their contents (`views.environment`).
 FILES_CACHED = "public, max-age=31536000, immutable"
 SESSION_S = 12 * 3600
-# After a wrong token the next one is looked at so much later, doubled with each further one, up to the last figure.
-WAIT_S, WAIT_MAX_S = 1.0, 60.0
-_ADDRESSES_MAX = 1000
+# A wrong token is answered so much later, and so many of them in that time.
+WRONG_S, WRONG_AT_ONCE = 1.0, 5
 # A form is longer than that, or takes longer to arrive, only if it is none of the dashboard's.
 FORM_BYTES_MAX, FORM_FIELDS_MAX, FORM_S = 64 * 1024, 100, 10.0
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -144,7 +143,7 @@ class Sessions:
         self._token = token
         self._key = secrets.token_bytes(32)
         self.cookie = f"qferry-session-{port}"
-        self._wrong: dict[str, tuple[int, float]] = {}  # address -> wrong tokens in a row, when the next is looked at
+        self._wrong = asyncio.Semaphore(WRONG_AT_ONCE)
 
     @property
     def wants_token(self) -> bool:
@@ -173,26 +172,22 @@ class Sessions:
         """Whether a form is of this session."""
         return isinstance(given, str) and hmac.compare_digest(self.form_token(session).encode(), given.encode())
 
-    def wait_s(self, address: str) -> float:
-        """How long until a token from this address is looked at, in seconds."""
-        _, until = self._wrong.get(address, (0, 0.0))
-        return max(0.0, until - time.monotonic())
-
-    def is_token(self, given: object, address: str) -> bool:
-        """Whether this is the token; a wrong one makes the next wait."""
-        right = (
+    def is_token(self, given: object) -> bool:
+        """Whether this is the token."""
+        return (
             self._token is not None
             and isinstance(given, str)
             and hmac.compare_digest(self._token.encode(), given.encode(errors="replace"))
         )
-        if right:
-            self._wrong.pop(address, None)
-            return True
-        times = self._wrong.pop(address, (0, 0.0))[0] + 1
-        if len(self._wrong) >= _ADDRESSES_MAX:
-            self._wrong.pop(next(iter(self._wrong)))
-        self._wrong[address] = (times, time.monotonic() + min(WAIT_MAX_S, WAIT_S * 2 ** min(times - 1, 10)))
-        return False
+
+    async def slow_down(self) -> None:
+        """
+        Let a wrong token wait for its answer, for all of them together.
+
+        Nobody is kept from giving the right one meanwhile: behind a proxy operators and strangers have one address.
+        """
+        async with self._wrong:
+            await asyncio.sleep(WRONG_S)
 
     def _mac(self, purpose: str, text: str) -> str:
         return hmac.new(self._key, f"{purpose}:{text}".encode(), "sha256").hexdigest()
