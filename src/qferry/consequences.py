@@ -8,7 +8,7 @@ for the command's own settings.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,20 @@ class Consequence:
         question: What will be done.
         follows: What comes of it, and how it is taken back.
         for_good: What cannot be taken back; empty: everything can.
+        options: What a setting adds to it, by the setting's name.
     """
 
     question: str
     follows: str = ""
     for_good: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """All of it."""
         return " ".join(filter(None, (self.question, self.for_good, self.follows)))
 
+
+_AGAIN = "Of the points, only those that differed the last time are compared, where that is enough."
 
 CONSEQUENCES: Mapping[str, Consequence] = {
     "backfill": Consequence(
@@ -37,16 +41,20 @@ CONSEQUENCES: Mapping[str, Consequence] = {
         "It takes some of the server's time; it may be cancelled and run again.",
     ),
     "verify": Consequence(
-        "Compare every point of {source} and {target} now?",
+        "Compare every point of {source} and {target}, and what searches find, now?",
         "It takes some of the server's time, settles the journal, and records the result, on which `switch` relies.",
+        options={"again": _AGAIN},
     ),
     "repair": Consequence(
         "Make {target} equal to {source} wherever it is not?",
-        "Everything is compared before and after.",
+        "Every point is compared, those that differ are made equal and compared once more, then what searches find.",
         "What only {target} has is deleted there.",
+        {"again": _AGAIN},
     ),
     "switch": Consequence(
-        "Let {target} serve {percent} % of the reads of {source}?", "`rollback` takes it back at any time."
+        "Let {target} serve {percent} % of the reads of {source}?",
+        "Readers go back by themselves if more of their reads fail there, or take longer, than is allowed. `rollback` "
+        "takes it back at any time.",
     ),
     "rollback": Consequence(
         "Send every read of {target} back to {source}?",
@@ -71,5 +79,6 @@ CONSEQUENCES: Mapping[str, Consequence] = {
         "Delete {source} for good, after a final snapshot?",
         "Everything is in {target}.",
         "{source} is deleted. What is left of it is the final snapshot, in its server's folder of snapshots.",
+        {"keep_alias": "Its name becomes an alias of {target}."},
     ),
 }

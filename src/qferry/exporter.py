@@ -30,11 +30,11 @@ from qferry.flows.effects import Report
 from qferry.logs import logger
 from qferry.protocol.phases import Phase
 from qferry.protocol.records import LEASE_MARGIN_S, LEASE_S, Writer
+from qferry.protocol.shadow import Totals
 from qferry.protocol.throttle import REASONS, points_per_s_of, reason_of
 
 # Reports whose numbers say how far a command is.
 PROGRESS = ("copy", "verify", "settle", "index", "soak")
-_SHADOW_OUTCOMES = {"compared": "compared", "mismatched": "mismatches", "failed": "errors", "dropped": "dropped"}
 # A scrape is answered within this, in seconds, or nobody waits for the answer: Prometheus's own patience is ten.
 SCRAPE_S = 5
 _ALL = 100
@@ -185,7 +185,7 @@ def _tell(told: _Families, status: Status, silent: set[str]) -> None:
     add("journal_entries", "Written points that have not been found equal since.", status.debt)
     add("read_share_ratio", "The share of the reads that readers are to send to the target.", m.read_percent / _ALL)
     add("reads_held", "Whether readers see the source meanwhile, because points are being repaired.", m.reads_held)
-    add("stepped_back", "Whether readers were sent back by themselves.", bool(getattr(m, "stepped_back", "")))
+    add("stepped_back", "Whether readers were sent back by themselves.", bool(m.stepped_back))
     add("suspicions", "Reasons why only a full check may be trusted.", len(m.suspicions))
     add("verified", "Whether a full check has passed that nothing has invalidated since.", m.verified is not None)
     at = (m.verified or {}).get("at")
@@ -201,20 +201,26 @@ def _tell(told: _Families, status: Status, silent: set[str]) -> None:
     for reason in REASONS:
         add("throttled", "1 for the reason why it goes no faster.", reason == reason_of(m.pace), reason=reason)
     _tell_writers(add, status, silent)
-    _tell_shadow(add, getattr(status, "shadow", None))
+    _tell_shadow(add, status.shadow)
 
 
-def _tell_shadow(add: Callable[..., None], shadow: Any) -> None:
+def _tell_shadow(add: Callable[..., None], shadow: Totals | None) -> None:
     """What reads that were repeated on the other side have found; a ratio of nothing is not a number."""
-    for outcome, field in _SHADOW_OUTCOMES.items():
+    found = shadow or Totals()
+    counts = {
+        "compared": found.compared,
+        "mismatched": found.mismatches,
+        "failed": found.errors,
+        "dropped": found.dropped,
+    }
+    for outcome, count in counts.items():
         add(
             "shadow_reads",
             "Reads repeated on the other side since that was asked for; mismatched ones are among the compared.",
-            0 if shadow is None else getattr(shadow, field),
+            count,
             outcome=outcome,
         )
-    ratios = (None, None) if shadow is None else (shadow.mean_overlap, shadow.latency_ratio)
-    overlap, latency = (math.nan if ratio is None else ratio for ratio in ratios)
+    overlap, latency = (math.nan if ratio is None else ratio for ratio in (found.mean_overlap, found.latency_ratio))
     add("shadow_overlap_ratio", "How far the two sides' answers overlap, in the mean.", overlap)
     add("shadow_latency_ratio", "What the target takes for what the source takes 1 for.", latency)
 

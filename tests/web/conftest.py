@@ -86,10 +86,12 @@ class Person:
         return answer.text
 
     def form(self, path: str) -> dict[str, str]:
-        """What the form of a page sends along by itself."""
+        """What the form of a page sends if nothing is typed and no box ticked."""
         page = self.client.get(path).text
-        hidden = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page)
-        return {name: html.unescape(value) for name, value in hidden}
+        fields = re.findall(
+            r'<input (?:id="[\w-]+" )?(?:type="hidden" )?name="(\w+)" (?:type="\w+" )?value="([^"]*)"', page
+        )
+        return {name: html.unescape(value) for name, value in fields}
 
     def send(self, path: str, *, headers: dict[str, str] | None = None, **typed: str) -> Any:
         """Fill in the form of a page and send it, as a browser does."""

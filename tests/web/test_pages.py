@@ -1,11 +1,13 @@
 """What the pages show, and what the operator's forms do, against a real server."""
 
 import asyncio
+import contextlib
 import dataclasses
 import html
 import threading
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +21,11 @@ from qferry.commands import Examination
 from qferry.connection import Connection
 from qferry.protocol.phases import Phase, Routing
 from qferry.protocol.records import CONTROL_COLLECTION, Migration, Strategy, Writer
+from qferry.protocol.shadow import COMPARED_MIN, Totals
 from qferry.server import QdrantServer
-from qferry.web import app
+from qferry.web import app, pictures
 from qferry.web.actions import ACTIONS
+from qferry.web.views import POINTS_LISTED
 from qferry.web.watching import Watching
 
 NASTY = '<img src=x onerror="alert(1)">&"\'{{7*7}}'
@@ -41,7 +45,9 @@ def copied(person: Any, started: Callable[[], Migration]) -> Migration:
     return now
 
 
-def test_whole_way_by_the_forms(person: Any, started: Callable[[], Migration], source: str, target: str) -> None:
+def test_whole_way_by_the_forms(
+    person: Any, plain: QdrantClient, started: Callable[[], Migration], source: str, target: str
+) -> None:
     """From copying to cleanup each step is a form, the page says where it is, and the history tells of all."""
     m = copied(person, started)
     address = page_of(m)
@@ -55,8 +61,12 @@ def test_whole_way_by_the_forms(person: Any, started: Callable[[], Migration], s
     person.done(f"{address}/switch", percent="100")
     person.done(f"{address}/finish", safety_days="0", typed_name=source)
     assert started().phase is Phase.FINISHED
-    person.done(f"{address}/cleanup", typed_name=source)
+    form = person.look(f"{address}/cleanup")
+    assert f"Its name becomes an alias of <code>{target}</code>." in form
+    person.done(f"{address}/cleanup", typed_name=source, keep_alias="on")
+    assert [alias.alias_name for alias in plain.get_collection_aliases(target).aliases] == [source]
     page = person.look(address)
+    assert "Single naming standard enforced" in page
     assert 'class="chip cleaned"' in page
     assert "final snapshot" in person.look(f"{address}/history")
     listed = person.look("/")
@@ -75,7 +85,10 @@ def test_failed_verification_is_shown_and_repaired(
     assert "differences were found" in page
     assert "1 differ (7)" in page
     assert 'class="bad" aria-current="step"' in page
-    person.done(f"{page_of(m)}/repair")
+    assert "find out who writes past qferry" in page
+    assert 'button primary" id="do-repair"' in page
+    person.done(f"{page_of(m)}/repair", again="on")
+    assert "because points differed although nothing was suspected" in person.look(page_of(m))
     assert "both sides are equal" in person.look(page_of(m))
     assert started().verified is not None
 
@@ -113,6 +126,13 @@ def test_failed_verification_of_another_process_is_shown(
     page = person.look(page_of(m))
     assert "has found differences" in page
     assert "1 differ (3)" in page
+    assert "<td><code>3</code></td><td>missing on the target</td>" in page
+    assert "The two sides differ" in person.look("/")
+    plain.delete(target, models.PointIdsList(points=[*range(60)]), wait=True)
+    assert not commands.verify(connection, source).passed
+    page = person.look(page_of(m))
+    assert page.count("missing on the target") == POINTS_LISTED
+    assert "and 10 more" in page
 
 
 def test_throttle_and_pause_by_a_form(person: Any, started: Callable[[], Migration]) -> None:
@@ -299,6 +319,7 @@ def test_names_with_html_in_them_stay_text(person: Any, plain: QdrantClient, sta
     """On every page and in what is sent live, wherever they come from: records, writers, history."""
     begun = started()
     names = {"target": NASTY, "pace": NASTY, "claim_by": NASTY, "suspicions": [NASTY], "created_at": NASTY}
+    names |= {"stepped_back": NASTY}
     writer = Writer(str(uuid.uuid4()), NASTY, 1, NASTY, 1, {begun.id: 1}, {begun.id: 1}, {begun.id: 0})
     event = {"kind": "event", "migration": begun.id, "at": NASTY, "who": NASTY, "epoch": begun.epoch, "what": NASTY}
     restored = {name: begun.to_payload()[name] for name in names}
@@ -397,43 +418,139 @@ def test_doctor_answers_though_it_has_listened_for_long(
     assert looks == [m.id, m.id]
 
 
-def test_what_later_versions_add_to_the_records_is_shown_if_it_is_there(
-    person: Any, started: Callable[[], Migration]
+@contextlib.contextmanager
+def reading(client: FerryClient, source: str) -> Iterator[None]:
+    """Searches, one after the other, meanwhile."""
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            client.query_points(source, query=[1.0, 1.0, 2.0, 3.0], limit=5)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for something to come about."""
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end, "it has not come about"
+        time.sleep(0.05)
+
+
+def test_what_is_proven_and_what_reads_meet_is_shown(
+    person: Any, qdrant: Any, connection: Connection, started: Callable[[], Migration], source: str
 ) -> None:
-    """Search parity, shadow reads and the checklist, in whatever shape; without them the page has no such place."""
-    m = started()
-    plain_page = person.look(page_of(m))
-    assert "Search parity" not in plain_page
-    assert "Shadow reads" not in plain_page
-    templates = person.dashboard._templates
-    look = person.client.portal.call(person.dashboard.watching.look, m.id)
-    shown = person.dashboard._shown(look)
-    from qferry.web import views  # noqa: PLC0415  only this test looks inside
+    """Searches against their gates, shadow reads, the checklist; and readers who go back by themselves, with why."""
+    m = copied(person, started)
+    address = page_of(m)
+    assert "Searches" not in person.look(address)
+    assert "Shadow reads" not in person.look(address)
+    person.done(f"{address}/verify", queries="7")
+    page = person.look(address)
+    assert "as good as on the source" in page
+    assert "Vectors: 7 searches" in page
+    assert page.count('<line class="gate"') == 4
+    assert "0.850" not in page  # gates are said as gates are, with two places
+    assert '<td class="n">0.85</td>' in page
+    assert "5 of 12 proven" in page
+    assert "no process is connected that could tell" in page
+    client = FerryClient(url=qdrant.url, api_key=qdrant.api_key, check_compatibility=False)
+    with contextlib.closing(client), reading(client, source):
+        typed = {"percent": "50", "shadow_percent": "100", "max_errors_percent": "2", "max_read_ms": "60000"}
+        person.done(f"{address}/switch", **typed)
+        assert "Shadow reads" in person.look(address)
+        until(lambda: shadows(connection, source).compared >= COMPARED_MIN)
+        page = person.look(address)
+        assert '<td class="n value">1.000</td><td class="n">at least 0.85</td>' in page
+        assert '<td class="n value">0.0 %</td><td class="n">at most 2 %</td>' in page
+        assert "own reads overlap by 1.000" in page
+        assert "The gates count from" not in page
+        # What is left empty stays as it is, and what was compared counts on.
+        since = started().shadow_since
+        person.done(f"{address}/switch", percent="60", max_read_ms="0.001")
+        now = started()
+        assert (now.read_percent, now.shadow_percent, now.shadow_since) == (60, 100, since)
+        assert (now.canary_max_errors_percent, now.canary_max_ms) == (2, 0.001)
+        until(lambda: started().stepped_back)
+    page = person.look(address)
+    assert f"went back to the source by themselves.</strong> {html.escape(started().stepped_back)}." in page
+    assert f'<a href="{address}/switch">switch again</a>' in page
+    assert 'class="bad" aria-current="step"' in page
+    assert page.index('aria-label="100 per cent of the reads"') < page.index('aria-label="0 per cent of the reads"')
+    assert '<li class="bad"><span class="mark" aria-hidden="true">✗</span><span><strong>All reads switched' in page
+    assert "readers stepped back" in person.look("/")
 
-    parity = {
-        "passed": True,
-        "overlap": {"": 0.5, "image": 0.25},
-        "queries": 100,
-        "at": NASTY,
-        "vectors": {"": {"recall": 0.987, "k": 10}},
-    }
-    proof = templates.get_template("parts/proof.html").render({**shown, "parity": views._parity(parity)})
-    assert "Search parity" in proof
-    assert 'width="98.7"' in proof
-    assert 'width="25.0"' in proof
-    assert "overlap image" in proof
-    assert "<img" not in proof
-    shadow = {"overlap": 0.5, "errors": 3}
-    drawn = templates.get_template("parts/shadow.html").render({**shown, "shadow": views._evidence(shadow)})
-    assert 'width="50.0"' in drawn
 
-    class Metric:
-        phase, name, state, proof, at = "Phase 1", NASTY, "failed", "why", "2026-01-01T00:00:00Z"
+def shadows(connection: Connection, source: str) -> Totals:
+    """What shadow reads have found."""
+    (status,) = commands.status(connection, source)
+    return status.shadow or Totals()
 
-    checklist = views._checklist([Metric()])
-    listed = templates.get_template("parts/checklist.html").render({**shown, "checklist": checklist})
-    assert '<li class="bad">' in listed
-    assert "<img" not in listed
+
+def test_no_searches_no_switch(person: Any, started: Callable[[], Migration]) -> None:
+    """A verification without them leaves the switch refused; what is no number of points is refused itself."""
+    m = copied(person, started)
+    assert person.send(f"{page_of(m)}/verify", queries="-1").status_code == HTTPStatus.UNPROCESSABLE_ENTITY
+    person.done(f"{page_of(m)}/verify", queries="0")
+    page = person.look(page_of(m))
+    assert '<p class="warn-text">Not proven.</p>' in page
+    assert "but searches" in page
+    assert 'button primary" id="do-verify"' in page
+    answer = person.send(f"{page_of(m)}/switch", percent="10")
+    assert answer.status_code == HTTPStatus.CONFLICT
+    for field in ("shadow_percent", "max_errors_percent", "max_read_ms"):
+        answer = person.send(f"{page_of(m)}/switch", percent="10", **{field: "nan"})
+        assert answer.status_code == HTTPStatus.UNPROCESSABLE_ENTITY
+    assert started().phase is Phase.COPIED
+
+
+RECALLS = {"mean": 0.9, "median": 1.0, "p5": 0.5, "min": 0.4}
+
+
+def test_searches_that_miss_a_gate_are_marked() -> None:
+    """Those that count against the target, and those that the source misses as well."""
+    group = {"vector": "code", "filtered": True, "searches": 9, "differing": 2}
+    recall = {"target": RECALLS, "source": {**RECALLS, "p5": 0.9}, "source_again": RECALLS}
+    dense = {**group, "recall": recall, "short": ["p5"], "excused": ["min"]}
+    found, sparse = pictures.searched({"vectors": [dense, group]})
+    assert [(row.name, row.state) for row in found.recall] == [
+        ("mean", "good"),
+        ("median", "good"),
+        ("P5", "bad"),
+        ("min", "warn"),
+    ]
+    assert (found.recall[2].target, found.recall[2].source, found.recall[2].gate) == (0.5, 0.9, 0.6)
+    assert (sparse.vector, sparse.filtered, sparse.searches, sparse.differing, sparse.recall) == (
+        "code",
+        True,
+        9,
+        2,
+        (),
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "states"),
+    [
+        (Totals(), []),
+        (Totals(compared=100, overlap=99, source_s=1, target_s=2), ["good", "good", "good"]),
+        (Totals(compared=100, overlap=80, errors=50), ["bad", "bad"]),
+        (Totals(compared=2, overlap=1, errors=2), ["warn", "warn"]),  # too few to count
+        (Totals(errors=30), ["bad"]),
+    ],
+)
+def test_shadow_reads_are_held_against_their_gates(found: Totals, states: list[str]) -> None:
+    """Whose bars are never longer than what they are in."""
+    rows = pictures.shadowed(Migration(id="m", source="old", target="new", names=("old", "new")), found)
+    assert [row.state for row in rows] == states
+    assert all(0 <= length <= 1 for row in rows for length in (row.target, row.source or 0, row.gate or 0))
 
 
 def test_server_that_is_gone_is_a_sentence(dashboard: Any) -> None:

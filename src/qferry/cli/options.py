@@ -221,13 +221,15 @@ GreenTimeout = Annotated[
         help="How long to wait for the target's indexes.",
     ),
 ]
+# Points to search with, at most.
+QUERIES_MAX = 10_000
 Queries = Annotated[
     int,
     typer.Option(
         "--queries",
         envvar="QFERRY_QUERIES",
         min=0,
-        max=10_000,
+        max=QUERIES_MAX,
         metavar="N",
         help="How many points to search with, for each vector; 0: compare no searches, and `switch` is refused then.",
     ),

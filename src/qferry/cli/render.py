@@ -372,7 +372,7 @@ def status(found: Status) -> RenderableType:
         parts += _differing(comparison.differing, comparison.total, "--json lists them")
     if found.checklist:
         parts.append(_checklist(found.checklist))
-    parts.append(Text.assemble(("Next: ", "dim"), (next_step(m), "cyan")))
+    parts.append(Text.assemble(("Next: ", "dim"), (next_step(m, found.comparison), "cyan")))
     return Group(*parts)
 
 

@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 from qferry.commands import Status, Throttled
+from qferry.protocol.comparison import Comparison
 from qferry.protocol.phases import ENDED, Phase
 from qferry.protocol.records import Migration, Writer
 from qferry.protocol.shadow import Totals
@@ -52,7 +53,7 @@ def status_data(status: Status) -> dict[str, Any]:
         "finished_at": m.finished_at,
         "cleanup_after": m.cleanup_after,
         "checklist": [dataclasses.asdict(metric) for metric in status.checklist],
-        "next": next_step(m),
+        "next": next_step(m, status.comparison),
     }
 
 
@@ -123,8 +124,19 @@ def proven(m: Migration) -> bool:
     return m.verified is not None and m.searches_proven
 
 
-def next_step(m: Migration) -> str:
-    """What to do next, as a sentence with the command in it."""
+def differs(m: Migration, comparison: Comparison | None) -> bool:
+    """Whether the last comparison of every point has ended with differences, and none has passed since."""
+    return m.verified is None and comparison is not None and bool(comparison.ended_at) and comparison.total > 0
+
+
+def next_step(m: Migration, comparison: Comparison | None = None) -> str:
+    """
+    What to do next, as a sentence with the command in it.
+
+    Args:
+        m: The migration.
+        comparison: What its last verification has compared; None: there is none.
+    """
     source, target = shlex.quote(m.source), shlex.quote(m.target)
     again = " --again" if m.verified is not None else ""  # only searches are left to be compared
     if m.phase not in ENDED and m.suspicions and m.phase in (Phase.COPIED, Phase.SWITCHED):
@@ -134,6 +146,8 @@ def next_step(m: Migration) -> str:
             return f"Run `qferry start {source} {target}` again to complete it."
         case Phase.CAPTURING | Phase.COPYING:
             return f"Run `qferry backfill {source}`."
+        case Phase.COPIED | Phase.SWITCHED if differs(m, comparison):
+            return f"The two sides differ: find out who writes past qferry, then run `qferry verify {source} --repair`."
         case Phase.COPIED if not proven(m):
             return f"Run `qferry verify {source}{again}`."
         case Phase.COPIED:

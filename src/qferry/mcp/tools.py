@@ -347,8 +347,9 @@ async def finish(
 
 
 async def _to_cleanup(ctx: Ctx, meant: Meant, keep_alias: bool) -> Elicit[TypedName] | Unasked:
-    alias = " Its name becomes an alias of {target}." if keep_alias else ""
-    return ask_name_about(ctx, meant, str(CONSEQUENCES["cleanup"]) + alias)
+    wording = CONSEQUENCES["cleanup"]
+    alias = f" {wording.options['keep_alias']}" if keep_alias else ""
+    return ask_name_about(ctx, meant, f"{wording}{alias}")
 
 
 async def cleanup(

@@ -9,10 +9,12 @@ from typing import Any
 
 from qferry import commands
 from qferry.cli.app import SAFETY_DAYS_MAX
+from qferry.cli.options import QUERIES_MAX
 from qferry.commands import DEFAULT_SAFETY_DAYS, Seen
 from qferry.connection import Connection
 from qferry.consequences import CONSEQUENCES, Consequence
 from qferry.errors import Misuse
+from qferry.flows.parity import QUERIES
 from qferry.protocol.phases import JOURNALLED, TRANSITIONS, Event, Phase
 from qferry.protocol.records import Migration, Strategy
 from qferry.protocol.throttle import QuietHours
@@ -31,7 +33,8 @@ class Field:
         kind: The type of the form's input; `checkbox` for yes or no.
         read: Makes the setting of what was typed; raises `ValueError` if it is none.
         shown: What the form shows at first.
-        note: What it means.
+        note: What it means, in words into which a migration's names are filled.
+        now: What it is at present, for a setting that stays so where nothing is typed; None: it is no such setting.
         least: The smallest number.
         most: The largest.
         step: From one number to the next; `any`: every fraction.
@@ -43,6 +46,7 @@ class Field:
     read: Callable[[str], Any]
     shown: Callable[[Migration], Any]
     note: str = ""
+    now: Callable[[Migration], str] | None = None
     least: float | None = None
     most: float | None = None
     step: str = "any"
@@ -118,10 +122,22 @@ def _number(least: float, most: float) -> Callable[[str], float]:
     return read
 
 
-def _percent(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 0 <= int(text) <= 100:  # noqa: PLR2004  per cent
-        raise ValueError("it must be a whole number from 0 to 100")
-    return int(text)
+def _whole(most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or int(text) > most:
+            raise ValueError(f"it must be a whole number from 0 to {most:,}")
+        return int(text)
+
+    return read
+
+
+def _if_typed(read: Callable[[str], float]) -> Callable[[str], float | None]:
+    """For a setting that stays as it is where nothing is typed."""
+    return lambda text: read(text) if text else None
+
+
+def _checked(text: str) -> bool:
+    return text == "on"
 
 
 def _hours(text: str) -> str:
@@ -162,11 +178,77 @@ _LIMITS = (
         "paused",
         "Paused",
         "checkbox",
-        lambda text: text == "on",
+        _checked,
         lambda m: m.paused,
         "It stands still until this is taken away.",
     ),
 )
+
+
+def _nothing(_: Migration) -> str:
+    return ""
+
+
+# What readers put up with, and what is compared meanwhile.
+_CANARY = (
+    Field(
+        "shadow_percent",
+        "Shadow reads, in per cent of the reads",
+        "number",
+        _if_typed(_number(0, 100)),
+        _nothing,
+        "Repeated on the other side and compared, unseen by the application; 0: none. What is typed counts anew.",
+        now=lambda m: f"{m.shadow_percent:g}",
+        least=0,
+        most=100,
+    ),
+    Field(
+        "max_errors_percent",
+        "Errors that readers put up with, in per cent",
+        "number",
+        _if_typed(_number(0, 100)),
+        _nothing,
+        "If more of the reads on the target fail, readers go back to the source.",
+        now=lambda m: f"{m.canary_max_errors_percent:g}",
+        least=0,
+        most=100,
+    ),
+    Field(
+        "max_read_ms",
+        "Latency that readers put up with, in milliseconds",
+        "number",
+        _if_typed(_number(0, _MOST)),
+        _nothing,
+        "If 95 of 100 reads on the target do not stay below it, readers go back; 0: as long as they like.",
+        now=lambda m: f"{m.canary_max_ms:g}",
+        least=0,
+    ),
+)
+
+
+def _compared(verb: str) -> tuple[Field, ...]:
+    """What a verification looks at."""
+    return (
+        Field(
+            "queries",
+            "Points to search with, for each vector",
+            "number",
+            _whole(QUERIES_MAX),
+            lambda _: QUERIES,
+            "0: no searches are compared, and “Switch reads” is refused then.",
+            least=0,
+            most=QUERIES_MAX,
+            step="1",
+        ),
+        Field(
+            "again",
+            "Only what differed",
+            "checkbox",
+            _checked,
+            lambda _: False,
+            CONSEQUENCES[verb].options["again"],
+        ),
+    )
 
 
 def _next_percent(m: Migration) -> int:
@@ -213,8 +295,14 @@ ACTIONS: Mapping[str, Action] = {
     action.verb: action
     for action in (
         Action("backfill", "Backfill", _can_backfill, _plainly(commands.backfill)),
-        Action("verify", "Verify", _PROVABLE, _plainly(commands.verify)),
-        Action("repair", "Verify and repair", _PROVABLE, _plainly(partial(commands.verify, repair=True))),
+        Action("verify", "Verify", _PROVABLE, _plainly(commands.verify), _compared("verify")),
+        Action(
+            "repair",
+            "Verify and repair",
+            _PROVABLE,
+            _plainly(partial(commands.verify, repair=True)),
+            _compared("repair"),
+        ),
         Action(
             "switch",
             "Switch reads",
@@ -225,13 +313,14 @@ ACTIONS: Mapping[str, Action] = {
                     "percent",
                     "Share of the reads, in per cent",
                     "number",
-                    _percent,
+                    _whole(100),
                     _next_percent,
                     "What the target serves.",
-                    0,
-                    100,
-                    "1",
+                    least=0,
+                    most=100,
+                    step="1",
                 ),
+                *_CANARY,
             ),
         ),
         Action("throttle", "Throttle or pause", _can_throttle, _throttle, _LIMITS, beside=True),
@@ -250,12 +339,28 @@ ACTIONS: Mapping[str, Action] = {
                     _number(0, SAFETY_DAYS_MAX),
                     lambda _: f"{DEFAULT_SAFETY_DAYS:g}",
                     "For so long the source must be kept.",
-                    0,
-                    SAFETY_DAYS_MAX,
+                    least=0,
+                    most=SAFETY_DAYS_MAX,
                 ),
             ),
             typed=True,
         ),
-        Action("cleanup", "Clean up", _in(Phase.FINISHED), _cleanup, typed=True),
+        Action(
+            "cleanup",
+            "Clean up",
+            _in(Phase.FINISHED),
+            _cleanup,
+            (
+                Field(
+                    "keep_alias",
+                    "Keep the name as an alias",
+                    "checkbox",
+                    _checked,
+                    lambda _: False,
+                    CONSEQUENCES["cleanup"].options["keep_alias"],
+                ),
+            ),
+            typed=True,
+        ),
     )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -12,12 +13,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from qferry.cli.progress import sentence
-from qferry.cli.shapes import ALL_READS, next_step, writer_data
+from qferry.cli.shapes import ALL_READS, differs, next_step, proven, shadow_data, writer_data
 from qferry.commands import HistoryLine, Status
 from qferry.flows.effects import Report
-from qferry.flows.verify import Verification
+from qferry.flows.verify import SEARCHES, Verification
+from qferry.protocol.checklist import Metric, State
 from qferry.protocol.phases import ENDED, Phase
 from qferry.protocol.records import Migration
+from qferry.protocol.shadow import COMPARED_MIN
 from qferry.web import pictures
 from qferry.web.actions import ACTIONS
 from qferry.web.watching import Look, Sample
@@ -29,7 +32,12 @@ LINES_BRIEF, LINES_FULL = 8, 100
 WRITERS_LISTED, WRITERS_FOLDED = 500, 12
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 _NOTHING = "\N{EN DASH}"
+# Points that are listed of those that differ.
+POINTS_LISTED = 50
+# The phases of the document whose success metrics are listed.
+PHASES = {1: "Dual writes", 2: "Backfill", 3: "Switch", 4: "Cleanup"}
 _VERDICTS = ("verified", "verification failed")
+_SEARCHES = ("searches compared", "search parity failed", "search parity not proven")
 
 MIGRATION_PARTS = (
     "head",
@@ -136,7 +144,12 @@ def listed(look: Look) -> dict[str, Any]:
     """What the list of migrations shows: those under way first, then the latest."""
     found = sorted(look.statuses, key=lambda s: s.migration.generation, reverse=True)
     found.sort(key=lambda s: s.migration.phase in ENDED)
-    return {"migrations": [(s, pictures.way(s.migration), next_step(s.migration)) for s in found]}
+    return {"migrations": [_listed(s) for s in found]}
+
+
+def _listed(status: Status) -> tuple[Status, list[pictures.Step], str]:
+    m, known = status.migration, status.comparison
+    return status, pictures.way(m, failed=differs(m, known)), next_step(m, known)
 
 
 def migration(
@@ -146,13 +159,13 @@ def migration(
     (status,) = look.statuses
     m = status.migration
     failed = _failed(look.lines, work)
+    unequal = failed is not None or differs(m, status.comparison)
     return {
         "m": m,
         "status": status,
-        "next": next_step(m),
-        "steps": pictures.way(m, failed=failed is not None),
+        "next": next_step(m, status.comparison),
+        "steps": pictures.way(m, failed=unequal),
         "aborted": m.phase in (Phase.ABORTING, Phase.ABORTED),
-        "stepped_back": getattr(m, "stepped_back", ""),
         "traffic": pictures.traffic(m),
         "progress": _progress(m, rate),
         "work": work if work is not None and not work.is_long_over else None,
@@ -161,11 +174,11 @@ def migration(
         "line": pictures.debt_line(samples),
         "failed": failed,
         "checks": _checks(m, work, failed=failed is not None),
-        "parity": _parity(getattr(m, "parity", None)),
-        "shadow": _evidence(getattr(status, "shadow", None)),
-        "shadow_percent": getattr(m, "shadow_percent", 0),
-        "checklist": _checklist(getattr(status, "checklist", None) or ()),
-        "suggested": _suggested(m, failed=failed is not None),
+        "differences": _differences(status),
+        "parity": _parity(m, look.lines),
+        "shadow": _shadow(status),
+        "checklist": _checklist(status.checklist),
+        "suggested": _suggested(m, failed=unequal),
         "possible": [] if read_only else [action for action in ACTIONS.values() if action.fits(m)],
         "read_only": read_only,
         "lines": look.lines[:LINES_BRIEF],
@@ -176,8 +189,10 @@ def _suggested(m: Migration, *, failed: bool) -> str:
     """The action that usually comes next; empty: none of those that the dashboard has."""
     if m.phase in (Phase.CAPTURING, Phase.COPYING):
         return "backfill"
-    if m.phase in (Phase.COPIED, Phase.SWITCHED) and m.verified is None:
-        return "repair" if failed or m.suspicions else "verify"
+    if m.phase is Phase.SWITCHED and m.stepped_back:
+        return ""  # whether to try again or to go back depends on what has happened to the target's server
+    if m.phase in (Phase.COPIED, Phase.SWITCHED) and not proven(m):
+        return "repair" if m.suspicions or (failed and m.verified is None) else "verify"
     if m.phase is Phase.SWITCHED and m.read_percent == ALL_READS and not m.reads_held:
         return "finish"
     return {Phase.COPIED: "switch", Phase.SWITCHED: "switch", Phase.FINISHING: "finish", Phase.FINISHED: "cleanup"}.get(
@@ -239,52 +254,41 @@ def _writers(status: Status) -> dict[str, Any]:
     }
 
 
-def _evidence(found: Any) -> list[tuple[str, Any, float | None]] | None:
-    """Evidence of whatever kind, line by line; the last of each is a share from 0 to 1, where it is one."""
-    values = found if isinstance(found, Mapping) else vars(found) if hasattr(found, "__dict__") else None
-    if not values:
+def _parity(m: Migration, lines: Sequence[HistoryLine]) -> dict[str, Any] | None:
+    """What searches have found on the target; None before every point was found equal."""
+    if m.verified is None:
         return None
-    return [(name, value, _as_share(name, value)) for name, value in values.items()]
-
-
-_SHARES = ("recall", "overlap", "share")
-
-
-def _as_share(name: str, value: Any) -> float | None:
-    """A figure as a share, if its name says that it is one."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        return None
-    return float(value) if any(word in name for word in _SHARES) else None
-
-
-def _parity(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Search parity: what holds for all of it, and the figures of each vector."""
-    if not found:
-        return None
-    tables = {
-        f"{name}: {vector}" if vector else name: [(n, v, _as_share(n, v)) for n, v in figures.items()]
-        for name, by_vector in found.items()
-        if isinstance(by_vector, Mapping)
-        for vector, figures in by_vector.items()
-        if isinstance(figures, Mapping)
+    found = m.parity
+    told = [line for line in lines if line.what in _SEARCHES]
+    return {
+        "found": found,
+        "groups": pictures.searched(found) if found is not None else [],
+        "unused": [name for name, times in found["filters"].items() if not times] if found is not None else [],
+        "why": told[0].details.get(SEARCHES, "") if found is None and told else "",
     }
-    nested = {name for name, value in found.items() if isinstance(value, Mapping) and _of_mappings(value)}
-    plain: list[tuple[str, Any, float | None]] = []
-    for name, value in found.items():
-        if isinstance(value, Mapping) and name not in nested:
-            plain += [(f"{name} {of}".strip(), one, _as_share(name, one)) for of, one in value.items()]
-        elif name not in nested and name != "passed":
-            plain.append((name, value, _as_share(name, value)))
-    return {"passed": found.get("passed"), "plain": plain, "tables": tables}
 
 
-def _of_mappings(value: Mapping[str, Any]) -> bool:
-    return bool(value) and all(isinstance(one, Mapping) for one in value.values())
+def _shadow(status: Status) -> dict[str, Any] | None:
+    """What shadow reads have found; None while there are none."""
+    m, found = status.migration, status.shadow
+    if found is None:
+        return None
+    return {**shadow_data(m, found), "rows": pictures.shadowed(m, found), "needed": COMPARED_MIN}
 
 
-def _checklist(metrics: Sequence[Any]) -> list[tuple[str, list[Any]]]:
-    """The metrics, by phase, in their order."""
-    by_phase: dict[str, list[Any]] = {}
-    for metric in metrics:
-        by_phase.setdefault(str(getattr(metric.phase, "value", metric.phase)), []).append(metric)
-    return list(by_phase.items())
+def _differences(status: Status) -> dict[str, Any] | None:
+    """Which points the last comparison of every point has found to differ, and in what; None: none that counts."""
+    found = status.comparison
+    if found is None or not differs(status.migration, found):
+        return None
+    points = [(i, ", ".join(what)) for i, what in found.differing[:POINTS_LISTED]]
+    return {"points": points, "total": found.total, "at": found.ended_at}
+
+
+def _checklist(metrics: Sequence[Metric]) -> dict[str, Any]:
+    """The metrics by phase, in their order, and how many are proven."""
+    return {
+        "phases": [(PHASES[n], list(group)) for n, group in itertools.groupby(metrics, key=lambda one: one.phase)],
+        "proven": sum(metric.state is State.PROVEN for metric in metrics),
+        "count": len(metrics),
+    }
