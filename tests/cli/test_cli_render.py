@@ -1,6 +1,7 @@
 """Results as people see them."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console, RenderableType
@@ -9,7 +10,9 @@ from qferry.cli import render, shapes
 from qferry.commands import HistoryLine, Status, Survey
 from qferry.flows.differences import Difference
 from qferry.flows.verify import SEARCHES, Check, Verification
+from qferry.protocol.comparison import Comparison
 from qferry.protocol.phases import Phase
+from qferry.protocol.ranges import Plan
 from qferry.protocol.records import Migration, Pins, Writer
 from qferry.protocol.shadow import Totals
 
@@ -46,7 +49,7 @@ def printed(picture: RenderableType) -> str:
         (migration(Phase.SWITCHED, read_percent=10, verified=EVIDENCE), "● switched 10 %", "--percent 100"),
         (migration(Phase.SWITCHED, read_percent=100, verified=EVIDENCE), "● switched 100 %", "qferry finish"),
         (migration(Phase.SWITCHED, read_percent=50, reads_held=True), "● switched 50 %, reads held", "--percent 50"),
-        (migration(Phase.SWITCHED, read_percent=0), "● switched 0 %", "--percent 10"),
+        (migration(Phase.SWITCHED, read_percent=0, verified=EVIDENCE), "● switched 0 %", "--percent 10"),
         (
             migration(Phase.SWITCHED, read_percent=50, stepped_back="web pid 7: slow"),
             "● switched 50 %, stepped back",
@@ -63,6 +66,17 @@ def test_status_shows_the_phase_and_the_next_step(found: Migration, line: str, f
     """For every phase the present one is marked and the next command is named."""
     assert line in printed(render.phases(found))
     assert following in shapes.next_step(found)
+
+
+@pytest.mark.parametrize("phase", [Phase.COPIED, Phase.SWITCHED])
+def test_repair_comes_next_where_a_comparison_has_ended_with_differences(phase: Phase) -> None:
+    """Not while it is under way, and not if a later check has passed."""
+    ended = Comparison("then", "", (), Plan(()), ((7, ("payload",)),), 1, "later")
+    found = migration(phase)
+    assert "`qferry verify '[red]' --repair`" in shapes.next_step(found, ended)
+    assert "--repair" not in shapes.next_step(found, replace(ended, ended_at=""))
+    assert "--repair" not in shapes.next_step(found, replace(ended, differing=(), total=0))
+    assert "--repair" not in shapes.next_step(migration(phase, verified=EVIDENCE), ended)
 
 
 def test_status_shows_both_sides_writers_and_suspicions() -> None:
