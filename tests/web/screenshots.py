@@ -1,10 +1,12 @@
 """
 Takes a migration through its states, by the dashboard, and writes docs/images/ui-*.png: `make screenshots`.
 
-Everything in the pictures is real: the server, the applications that write meanwhile, and the differences.
+Everything in the pictures is real: the server, the applications that read and write meanwhile, the differences, and the
+readers that go back.  The target's index is a lean one, so that its searches do not find everything.
 """
 
 import contextlib
+import random
 import sys
 import threading
 from collections.abc import Iterator
@@ -24,36 +26,50 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 SOURCE, TARGET = "project_atlas_code", "project-atlas"
 OTHERS = (("project_billing_code", "project-billing"), ("project_search_code", "project-search"))
 POINTS = 24_000
-COLOURS = 64
+COLOURS = 128
 HALF = 0.45
 DESK = {"width": 1080, "height": 900}
 PHONE = {"width": 390, "height": 844}
+SIZE = 24
+LANGUAGES = ("python", "rust", "go", "java")
+LEAN = {
+    "hnsw_config": {"m": 16, "ef_construct": 128, "full_scan_threshold": 10},
+    "optimizers_config": {"indexing_threshold": 200},
+}
+# So little that no read stays below it, in milliseconds.
+TOO_LITTLE = "0.5"
+
+
+def vector() -> list[float]:
+    """Somewhere."""
+    return [random.gauss(0, 1) for _ in range(SIZE)]
 
 
 def fill(client: QdrantClient, name: str, points: int) -> None:
     """Make a collection with so many points."""
-    client.create_collection(name, vectors_config=models.VectorParams(size=8, distance=models.Distance.COSINE))
+    client.create_collection(name, vectors_config=models.VectorParams(size=SIZE, distance=models.Distance.COSINE))
+    client.create_payload_index(name, "language", models.PayloadSchemaType.KEYWORD, wait=True)
     for begin in range(0, points, 2000):
         ids = range(begin, min(points, begin + 2000))
-        batch = [models.PointStruct(id=i, vector=[i % 97 + 1, i % 89, i % 83, 1, 2, 3, 4, 5]) for i in ids]
+        batch = [models.PointStruct(id=i, vector=vector(), payload={"language": LANGUAGES[i % 4]}) for i in ids]
         client.upsert(name, batch, wait=True)
 
 
 @contextlib.contextmanager
 def application(server: QdrantServer, writers: int) -> Iterator[None]:
-    """So many clients that write now and then."""
+    """So many clients that search, and write now and then."""
     over = threading.Event()
 
     def work(number: int) -> None:
         client = FerryClient(url=server.url, grpc_port=server.grpc_port, check_compatibility=False)
         with contextlib.closing(client):
             turn = 0
-            while not over.wait(0.2):
+            while not over.wait(0.05):
                 turn += 1
-                point = models.PointStruct(
-                    id=number * 100 + turn % 100, vector=[turn % 7 + 1, 1, 1, 1, 2, 3, 4, number]
-                )
-                client.upsert(SOURCE, [point], wait=True)
+                client.query_points(SOURCE, query=vector(), limit=10)
+                if turn % 4 == 0:
+                    point = models.PointStruct(id=number * 100 + turn // 4 % 100, vector=vector())
+                    client.upsert(SOURCE, [point], wait=True)
 
     threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(writers)]
     for thread in threads:
@@ -98,7 +114,7 @@ def shots(browser: Browser, server: QdrantServer, url: str) -> None:
     page = desk.new_page()
     page.set_default_timeout(90_000)
     with application(server, 5):
-        commands.start(connection, SOURCE, TARGET, strategy=Strategy.STREAM)
+        commands.start(connection, SOURCE, TARGET, overrides=LEAN, strategy=Strategy.STREAM)
         address = f"{url}/migrations/{commands.find(connection, SOURCE).id}"
         commands.throttle(connection, SOURCE, limits={"max_points_per_s": 900})
         do(page, address, "backfill")
@@ -121,18 +137,26 @@ def shots(browser: Browser, server: QdrantServer, url: str) -> None:
         page.wait_for_selector("text=is done")
 
         # Somebody who does not use qferry writes to the target.
-        plain.upsert(TARGET, [models.PointStruct(id=i, vector=[1, 2, 3, 4, 4, 3, 2, 1]) for i in range(7001, 7008)])
+        plain.upsert(TARGET, [models.PointStruct(id=i, vector=vector()) for i in range(7001, 7008)])
         plain.delete(TARGET, models.PointIdsList(points=[9009]))
         do(page, address, "verify")
         page.wait_for_selector("text=differences were found")
         shoot(page, "failed-verification")
         do(page, address, "repair")
         page.wait_for_selector("text=both sides are equal")
-        do(page, address, "switch", percent="10")
+        do(page, address, "switch", percent="10", shadow_percent="50", max_read_ms="2000")
         page.wait_for_selector("text=10 % of reads")
         page.wait_for_selector(".work >> text=is done")
+        page.wait_for_selector("text=at least 0.85")
+        page.wait_for_selector("text=The gates count from", state="detached")
         shoot(page, "switched")
-        do(page, address, "switch", percent="100")
+        do(page, address, "switch", percent="50", max_read_ms=TOO_LITTLE)
+        page.wait_for_selector("text=went back to the source by themselves")
+        page.wait_for_selector(".work", state="detached")
+        shoot(page, "stepped-back")
+        page.goto(f"{address}/switch")
+        shoot(page, "switch")
+        do(page, address, "switch", percent="100", max_read_ms="0")
         page.wait_for_selector("text=100 % of reads")
         page.wait_for_selector(".work >> text=is done")
         page.goto(f"{address}/finish")

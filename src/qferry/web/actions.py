@@ -252,6 +252,8 @@ def _compared(verb: str) -> tuple[Field, ...]:
 
 
 def _next_percent(m: Migration) -> int:
+    if m.stepped_back or m.reads_held:
+        return m.read_percent  # again
     return 10 if not m.read_percent else 100
 
 

@@ -242,7 +242,6 @@ def shadowed(m: Migration, found: Totals) -> list[Measure]:
     ratio = found.latency_ratio
     if ratio is not None:
         top = max(ratio, 1.0)
-        rows.append(
-            Measure("time, the source\N{RIGHT SINGLE QUOTATION MARK}s is 1", (f"{ratio:.2f}", ""), ratio / top, 1 / top)
-        )
+        figures = (f"{ratio:.2f} \N{MULTIPLICATION SIGN}", "the source\N{RIGHT SINGLE QUOTATION MARK}s")
+        rows.append(Measure("latency", figures, ratio / top, 1 / top))
     return rows

@@ -168,7 +168,7 @@ def migration(
         "aborted": m.phase in (Phase.ABORTING, Phase.ABORTED),
         "traffic": pictures.traffic(m),
         "progress": _progress(m, rate),
-        "work": work if work is not None and not work.is_long_over else None,
+        "work": work if work is not None and _is_news(work, m) else None,
         "work_share": _share_of(work.report) if work is not None else None,
         "writers": _writers(status),
         "line": pictures.debt_line(samples),
@@ -183,6 +183,12 @@ def migration(
         "read_only": read_only,
         "lines": look.lines[:LINES_BRIEF],
     }
+
+
+def _is_news(work: Work, m: Migration) -> bool:
+    """Whether what became of a command still says how things are."""
+    overtaken = bool(m.stepped_back) and work.verb == "switch" and work.ended is not None and work.error is None
+    return not work.is_long_over and not overtaken
 
 
 def _suggested(m: Migration, *, failed: bool) -> str:
