@@ -144,9 +144,40 @@ def test_token_signs_in_and_out(dashboard: Any) -> None:
         assert "Migrations" in person.look("/")
         assert TOKEN not in person.look("/")
         form_token = re.search(r'name="form_token" value="(\w+)"', person.look("/"))
+        session = person.client.cookies[person.dashboard._sessions.cookie]
         assert form_token is not None
         assert person.post("/logout", {"form_token": form_token[1]}).status_code == HTTPStatus.SEE_OTHER
         assert person.client.get("/", follow_redirects=False).status_code == HTTPStatus.SEE_OTHER
+        person.client.cookies.set(person.dashboard._sessions.cookie, session)  # as if it had been stolen
+        assert person.client.get("/", follow_redirects=False).status_code == HTTPStatus.SEE_OTHER
+        assert person.client.get("/live").status_code == HTTPStatus.UNAUTHORIZED
+
+
+def test_signing_out_ends_what_is_live(dashboard: Any) -> None:
+    """With the next look."""
+    with dashboard(TOKEN) as person:
+        sign_in(person)
+        session = person.client.cookies[person.dashboard._sessions.cookie]
+
+        async def watch() -> int:
+            events = person.dashboard._events("", session)
+            parts = [await anext(events), await anext(events)]
+            person.dashboard._sessions.end(session)
+            return len(parts) + len([event async for event in events])
+
+        assert person.client.portal.call(watch) == 2
+
+
+def test_ended_sessions_are_forgotten_with_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are no good by then anyway, and memory is not for ever."""
+    sessions, now = Sessions(TOKEN, 1), [1000.0]
+    monkeypatch.setattr(security, "time", SimpleNamespace(time=lambda: now[0]))
+    for _ in range(2):
+        session = sessions.new()
+        sessions.end(session)
+        assert not sessions.is_good(session)
+        now[0] += security.SESSION_S
+    assert sessions._ended == {session}
 
 
 @pytest.mark.parametrize("following", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:1", ""])

@@ -213,7 +213,9 @@ class Dashboard:
         self._keep(response, self._sessions.new())
         return response
 
-    async def _logout(self, _: Request) -> Response:
+    async def _logout(self, request: Request) -> Response:
+        if self._sessions.wants_token:  # otherwise everybody is given a new one at once
+            self._sessions.end(request.state.session)
         response = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
         response.delete_cookie(self._sessions.cookie, httponly=True, samesite="strict", path="/")
         return response
@@ -266,13 +268,15 @@ class Dashboard:
         topic = request.query_params.get("of", ALL)
         if topic != ALL:
             _checked(topic)
-        return StreamingResponse(self._events(topic), media_type="text/event-stream")
+        return StreamingResponse(self._events(topic, request.state.session), media_type="text/event-stream")
 
-    async def _events(self, topic: str) -> AsyncIterator[str]:
+    async def _events(self, topic: str, session: str) -> AsyncIterator[str]:
         sent: dict[str, str] = {}
         yield "retry: 2000\n\n"
         async with contextlib.aclosing(self.watching.watch(topic)) as looks:
             async for look in looks:
+                if not self._sessions.is_good(session):
+                    return
                 if look.error is not None:
                     message: dict[str, Any] = {"error": str(look.error)}
                 else:

@@ -132,7 +132,9 @@ async def _body(request: Request) -> bytes:
 
 class Sessions:
     """
-    Who is signed in.  Nothing is kept: a session is a signed number, good for this process and for twelve hours.
+    Who is signed in.
+
+    A session is a signed number, good for this process and for twelve hours; only those that ended before are kept.
 
     Args:
         token: What signs in; None: whoever reaches the dashboard is an operator.
@@ -143,6 +145,7 @@ class Sessions:
         self._token = token
         self._key = secrets.token_bytes(32)
         self.cookie = f"qferry-session-{port}"
+        self._ended: set[str] = set()
         self._wrong = asyncio.Semaphore(WRONG_AT_ONCE)
 
     @property
@@ -158,11 +161,18 @@ class Sessions:
     def of(self, request: Request) -> str | None:
         """The session of a request; None if it has none that is good."""
         session = request.cookies.get(self.cookie, "")
+        return session if self.is_good(session) else None
+
+    def is_good(self, session: str) -> bool:
+        """Whether this is a session that has begun here and has not ended."""
         said, _, mac = session.rpartition(".")
         if not hmac.compare_digest(self._mac("session", said).encode(), mac.encode()):
-            return None
-        begun = int(said.rpartition(".")[2])
-        return session if time.time() - begun < SESSION_S else None
+            return False
+        return session not in self._ended and time.time() - _begun(session) < SESSION_S
+
+    def end(self, session: str) -> None:
+        """Sign out."""
+        self._ended = {s for s in self._ended if time.time() - _begun(s) < SESSION_S} | {session}
 
     def form_token(self, session: str) -> str:
         """What a form of this session must send along."""
@@ -191,3 +201,7 @@ class Sessions:
 
     def _mac(self, purpose: str, text: str) -> str:
         return hmac.new(self._key, f"{purpose}:{text}".encode(), "sha256").hexdigest()
+
+
+def _begun(session: str) -> int:
+    return int(session.split(".")[1])

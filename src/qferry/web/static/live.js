@@ -41,7 +41,12 @@
     source.onmessage = heard;
     source.onerror = () => {
       say("The connection to the dashboard is lost; what is shown may be old. Trying again …");
-      if (source.readyState === EventSource.CLOSED) setTimeout(connect, AGAIN_MS);
+      if (source.readyState !== EventSource.CLOSED) return;
+      // Whoever is not signed in any more is led to where one signs in, as by opening the page.
+      fetch(location.href, { redirect: "manual" })
+        .then((answer) => { if (answer.type === "opaqueredirect") location.reload(); })
+        .catch(() => {})
+        .finally(() => setTimeout(connect, AGAIN_MS));
     };
   }
 
