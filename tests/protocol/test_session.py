@@ -347,6 +347,28 @@ def test_read_of_a_target_on_another_server_is_not_quiet() -> None:
     assert found.view.active == 0
 
 
+@pytest.mark.parametrize("url", ["", "http://elsewhere"], ids=["same server", "other server"])
+@pytest.mark.parametrize("write", [False, True])
+def test_side_of_a_call_is_drawn_once(url: str, write: bool) -> None:
+    """By whoever carries it out; a share that is drawn twice is squared."""
+    drawn: list[float] = []
+    found = session()
+    found.random = lambda: drawn.append(0.05) or 0.05  # type: ignore[func-returns-value]
+    learn(found, [migration(Phase.SWITCHED, read_percent=10, target_url=url)], at=0.0)
+    quiet = found.enter_quiet(1.0, "a", write=write)
+    assert len(drawn) == (quiet is not None) == (not write and not url)
+
+
+@pytest.mark.parametrize("phase", [Phase.COPIED, Phase.SWITCHED])
+def test_read_is_quiet_as_long_as_nobody_reads_a_target_on_another_server(phase: Phase) -> None:
+    """It costs nothing then."""
+    found = session()
+    learn(found, [migration(phase, target_url="http://elsewhere")], at=0.0)
+    quiet = found.enter_quiet(1.0, "a", write=False)
+    assert quiet is not None
+    assert quiet.side is Side.SOURCE
+
+
 def test_write_of_a_client_that_may_only_read_is_not_quiet() -> None:
     """No list of writers has it, so no coordinator would wait for its write."""
     found = session()

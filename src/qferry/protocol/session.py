@@ -217,9 +217,10 @@ class Session:
             self.calls += 1
             self.view.enter(now)
             return Quiet(self.view, self.term, collection, final=True, began=now)
-        side = self.side_to_read(route)
-        if write or route.migration.server(side) != HOME:
+        # Whoever carries it out instead draws the side: drawn twice, the share would be squared.
+        if write or (route.read_percent and route.migration.server(Side.TARGET) != HOME):
             return None
+        side = self.side_to_read(route)
         self.calls += 1
         self.view.enter(now)
         place, final = route.migration.collection(side), side is route.truth
