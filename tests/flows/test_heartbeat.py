@@ -382,6 +382,43 @@ def test_step_back_that_is_not_recorded_has_no_effect_and_is_tried_again() -> No
     assert (route.read_percent, found.steps) == (0, {})
 
 
+def test_step_back_that_times_out_costs_no_lease() -> None:
+    """It may have been carried out, or may be yet; the line of history has its words either way."""
+    server = Records(SWITCHED, fails={"set_payload": SILENT})
+    play, found = Play(server), unhappy()
+    found.lease_until = 2.0
+    play.run(beat(found))
+    assert found.lease_until == play.now + LEASE_S
+    reason = found.steps[SWITCHED.id].reason
+    server.migrations[0] = SWITCHED.with_changes({"stepped_back": reason})
+    play.now += 0.5
+    route = found.route("a")
+    assert route is not None
+    found.watch(route).fail(play.now, began=play.now)  # so that it would say it in other words now
+    play.run(beat(found))
+    assert [e["details"]["reason"] for e in events(play)] == [reason]
+
+
+@pytest.mark.parametrize("error", [SILENT, Rejected("busy", status=503)], ids=["silent", "rejected"])
+def test_line_of_history_that_fails_is_told_later(error: Exception) -> None:
+    """The beat has done what it is for by then."""
+    server = Records(SWITCHED)
+    play, found = Play(), unhappy()
+
+    def answer(effect: Request | Call) -> Any:
+        told = isinstance(effect, Request) and effect.op == "upsert" and '"event"' in str(effect.body).replace("'", '"')
+        return error if told and len(events(play)) == 1 else server(effect)
+
+    play.answer = answer
+    play.run(beat(found))
+    assert found.valid(play.now)
+    assert len(events(play)) == 1
+    for _ in range(2):
+        play.run(beat(found))
+    assert len(events(play)) == 2
+    assert found.steps == {}
+
+
 def test_client_that_may_only_read_steps_back_when_others_do() -> None:
     """It writes nothing, and so may not go first."""
     server = Records(SWITCHED)

@@ -500,6 +500,32 @@ def test_finish_does_not_seal_once_a_reader_has_stepped_back() -> None:
     assert stage.doors == [stage.migration.mend]
 
 
+@pytest.mark.parametrize("landed", [False, True])
+def test_seal_without_an_answer_leaves_the_door_open_unless_it_was_carried_out(landed: bool) -> None:
+    """Writers that lack a point on the target wait for it; and the seal cannot land any more once it is open."""
+    stage = Stage()
+    finishing = stage.command(finish)
+    seal = finishing.until(publishes(phase="finishing"))
+
+    def sent() -> Flow[None]:
+        yield seal
+
+    if landed:
+        stage.at_once(sent())
+    finishing.answer(CONTROL_COLLECTION, Unreachable("late"))
+    with pytest.raises(Unreachable, match="late"):
+        finishing.end()
+    if landed:
+        assert (stage.migration.phase, stage.doors) == (Phase.FINISHING, [])
+        return
+    assert (stage.migration.phase, stage.doors) == (Phase.SWITCHED, [stage.migration.mend])
+    before = stage.migration
+    stage.at_once(sent())
+    assert stage.migration == before
+    stage.command(finish).end()
+    assert stage.migration.phase is Phase.FINISHED
+
+
 @pytest.mark.parametrize("before", ["", "S: it fails"])
 def test_switch_does_not_take_back_a_step_back_that_it_has_not_seen(before: str) -> None:
     """R steps back while the switch waits; one of before the switch was asked for is taken back, as it should be."""

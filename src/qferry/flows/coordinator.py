@@ -229,6 +229,20 @@ class Coordinator:
         if m.phase is Phase.SWITCHED and m.mend not in (yield from self._aliases(m.mend_prefix)):
             yield from self.open_mending()
 
+    def leave_unsealed(self) -> Flow[None]:
+        """
+        After a seal that failed, and may be carried out yet: let writers mend again, if it has not been.
+
+        First this coordinator takes a new claim.  The seal asks for the old one, so from then on it cannot come after
+        what a writer mends.
+        """
+        token: str = yield NewId()
+        yield records.change_migration(self.migration.id, self.token, {"claim": token})
+        m = yield from records.read_migration(self.migration.id)
+        if m.claim == token:
+            self.migration, self.token = m, token
+            yield from self.keep_mending()
+
     def close_mending(self) -> Flow[None]:
         """Let no writer begin to bring a point any more; those under way end before the next acknowledgement."""
         old = yield from self._aliases(self.migration.mend_prefix)

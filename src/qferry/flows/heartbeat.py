@@ -109,7 +109,8 @@ def _step_back(session: Session) -> Flow[None]:
     for migration_id, step in list(session.steps.items()):
         m = session.view.migrations[migration_id]
         if not m.stepped_back:
-            with suppress(Rejected):  # its reads that fail are answered by the source in any case
+            # The records are read whatever comes of it, and the lease renewed; it is tried again with the next beat.
+            with suppress(RemoteFailure):
                 yield records.step_back(m, step.reason)
 
 
@@ -127,7 +128,10 @@ def _tell_of_steps(session: Session) -> Flow[None]:
                 "epoch": m.epoch,
                 "what": "reads stepped back to the source",
             }
-            yield records.put_event(records.step_event(m), {**line, "details": {"reason": step.reason}})
+            try:
+                yield records.put_event(records.step_event(m), {**line, "details": {"reason": step.reason}})
+            except RemoteFailure:
+                continue  # this beat has renewed the lease by now; the next one tells it
         if m.stepped_back:
             session.steps.pop(migration_id, None)
 

@@ -478,8 +478,11 @@ def _seal(co: Coordinator, cleanup_after: str) -> Flow[None]:
     changes = {"cleanup_after": cleanup_after}
     try:
         yield from co.move(Event.SEALED, SEALED, changes, stepped_back="", writers=len(concerned), failed=failed)
-    except Refused:  # readers have stepped back meanwhile, and it was not sealed
-        yield from co.keep_mending()
+    except GeneratorExit:
+        raise
+    except BaseException:  # readers have stepped back meanwhile, or nobody knows whether it was sealed
+        with suppress(FerryError):
+            yield from co.leave_unsealed()
         raise
 
 

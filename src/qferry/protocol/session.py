@@ -281,7 +281,9 @@ class Session:
 
     def step_back(self, migration: Migration, reason: str) -> None:
         """Let the next report ask for readers to go back to the source of `migration`, which is still the truth."""
-        self.steps[migration.id] = Step(migration.epoch, reason)
+        before = self.steps.get(migration.id)
+        if before is None or before.epoch != migration.epoch:  # else it may be recorded already, in those words
+            self.steps[migration.id] = Step(migration.epoch, reason)
 
     def adopt(self, migrations: Iterable[Migration], sent_at: float, now: float) -> None:
         """
