@@ -181,7 +181,8 @@ def test_final_snapshot_goes_only_when_the_name_of_its_source_is_typed(
     here: Any, found: Any, client: QdrantClient, fresh_qdrant: QdrantServer
 ) -> None:
     """It is the last copy.  Nothing is left of the collection through which the server finds it."""
-    _, kept = cleaned(here, fresh_qdrant)
+    m, kept = cleaned(here, fresh_qdrant)
+    assert here("doctor").exit_code == 0
     assert found() == found("--yes") == [("final snapshot", kept.name, False, False)]
     assert f"qferry cleanup {OLD} --reclaim --yes --confirm {OLD}" in here("cleanup", "--reclaim").stdout
     outcome = here("cleanup", "--reclaim", "--yes", "--confirm", NEW)
@@ -192,11 +193,11 @@ def test_final_snapshot_goes_only_when_the_name_of_its_source_is_typed(
     assert found("--yes", "--confirm", OLD) == [("final snapshot", kept.name, False, True)]
     assert not kept.exists()
     assert found() == []
-    assert names(client) == {NEW}
+    assert names(client) == {NEW, m.marker(Side.TARGET)}
     assert here("history", OLD, "--json").json["history"][-1]["what"] == "final snapshot removed"
 
 
-@pytest.mark.parametrize("case", ["alias", "target gone", "live", "another snapshot"])
+@pytest.mark.parametrize("case", ["alias", "target gone", "target made anew", "live", "another snapshot"])
 def test_final_snapshot_is_kept_while_it_may_be_needed(
     here: Any, found: Any, client: QdrantClient, fresh_qdrant: QdrantServer, case: str
 ) -> None:
@@ -208,6 +209,10 @@ def test_final_snapshot_is_kept_while_it_may_be_needed(
     elif case == "target gone":
         client.delete_collection(NEW)
         why = f"`{NEW}` is gone"
+    elif case == "target made anew":
+        client.delete_collection(NEW)
+        client.create_collection(NEW, vectors_config={})
+        why = f"`{NEW}` lacks the alias"
     elif case == "live":
         here("start", NEW, "newest")
         why = f"`{NEW}` → `newest` is copying"
@@ -222,6 +227,26 @@ def test_final_snapshot_is_kept_while_it_may_be_needed(
     assert outcome.exit_code == 1
     assert why in outcome.json["error"]["hint"]
     assert kept.exists()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_final_snapshot_goes_when_what_a_later_migration_made_of_the_target_is_there(
+    here: Any, found: Any, client: QdrantClient, fresh_qdrant: QdrantServer, lost: bool
+) -> None:
+    """The mark of the target is handed on with its points; where they end it proves nothing any more."""
+    first, kept = cleaned(here, fresh_qdrant)
+    for verb, *options in (("start", "newest"), *WAY[1:]):
+        assert here(verb, NEW, *options).exit_code == 0
+    assert here("cleanup", NEW, "--confirm", NEW).exit_code == 0
+    second = commands.find(Connection(url=fresh_qdrant.url, grpc_port=fresh_qdrant.grpc_port), NEW)
+    assert names(client) == {"newest", first.marker(Side.TARGET), second.marker(Side.TARGET)}
+    assert here("doctor").exit_code == 0
+    if lost:
+        client.delete_collection("newest")
+        client.create_collection(NEW, vectors_config={})
+    finals = [entry for entry in found("--yes") if entry[0] == "final snapshot"]
+    assert finals[0] == ("final snapshot", kept.name, lost, False)
+    assert [is_kept for _, _, is_kept, _ in finals] == [lost, lost]
 
 
 def test_final_snapshot_is_found_through_a_collection_of_its_name_that_is_somebodys(
@@ -254,14 +279,14 @@ def test_removal_that_was_interrupted_is_completed_by_the_next(
         patch.setattr(wire, "delete_snapshot", dies)
         with pytest.raises(Killed):
             here("cleanup", "--reclaim", "--yes", "--confirm", OLD)
-    assert names(client) == {NEW, OLD, f"{m.prefix}hatch"}
+    assert names(client) == {NEW, OLD, f"{m.prefix}hatch", m.marker(Side.TARGET)}
     with pytest.raises(Exception, match="Limit exceeded"):
         client.upsert(OLD, [models.PointStruct(id=1, vector={}, payload={})], wait=True)
     assert found() == [("collection", OLD, False, False), ("final snapshot", kept.name, False, False)]
     assert found("--yes") == [("collection", OLD, False, True), ("final snapshot", kept.name, False, False)]
     assert kept.exists()
     assert found("--yes", "--confirm", OLD) == [("final snapshot", kept.name, False, True)]
-    assert names(client) == {NEW}
+    assert names(client) == {NEW, m.marker(Side.TARGET)}
 
 
 def test_server_of_the_target_that_is_gone_is_named_as_not_looked_at(

@@ -80,7 +80,8 @@ def _clean_up(co: Coordinator, *, keep_alias: bool) -> Flow[None]:
             yield from _lead_on(co)
         except Refused as error:  # the rest is done all the same; nobody would do it later
             refused = error
-    yield from dismantle(m)
+    # The target's marker stays: it proves what has the source's points by now, and is handed on with them.
+    yield from dismantle(m, [Side.SOURCE])
     yield from co.move(Event.SOURCE_DELETED, "source deleted", snapshot=snapshot)
     if refused is not None:
         raise refused
@@ -95,6 +96,9 @@ def _delete(co: Coordinator) -> Flow[Json]:
     yield from co.note(FINAL_SNAPSHOT, **snapshot)
     yield from co.still_mine()
     yield from _may_go(m)  # once more: it may have taken hours
+    handed_on = yield from _earlier_markers(m)
+    if handed_on and m.target_url == HOME:
+        yield wire.change_aliases(HOME, drop=handed_on, create=dict.fromkeys(handed_on, m.target))
     yield wire.delete_collection(HOME, m.source)
     return snapshot
 
@@ -108,7 +112,8 @@ def _may_go(m: Migration) -> Flow[None]:
         )
     listed = yield wire.aliases(HOME)
     aliases = [a["alias_name"] for a in listed["aliases"] if a["collection_name"] == m.source]
-    foreign = [name for name in aliases if name != m.marker(Side.SOURCE)]
+    ours = {m.marker(Side.SOURCE), *(yield from _earlier_markers(m))}
+    foreign = [name for name in aliases if name not in ours]
     if foreign:
         raise Refused(
             f"The alias `{foreign[0]}` still points at `{m.source}`.",
@@ -119,6 +124,15 @@ def _may_go(m: Migration) -> Flow[None]:
             f"`{m.source}` is not the collection this migration began with: it lacks its marker.",
             hint="Somebody has made it anew; delete it by hand if you are sure.",
         )
+
+
+def _earlier_markers(m: Migration) -> Flow[list[str]]:
+    """The markers that earlier migrations have left on the source, which has their points."""
+    found = yield from records.migrations()
+    earlier = {other.marker(Side.TARGET) for other in found if other.phase is Phase.CLEANED}
+    listed = yield wire.aliases(HOME)
+    mine = [a["alias_name"] for a in listed["aliases"] if a["collection_name"] == m.source]
+    return [name for name in mine if name in earlier]
 
 
 def _may_have_alias(m: Migration) -> Flow[None]:

@@ -161,6 +161,8 @@ def left_by(m: Migration, listed: Listing) -> Flow[list[Leftover]]:
             points = yield from _points(listed.server, collection)
             kept = f"It has {points:,} points by now; only the alias `{name}` is left over." if points else ""
             found.append(Leftover(COLLECTION, name=collection, points=points, kept=kept, **of))
+        elif name == m.marker(Side.TARGET) and m.phase is Phase.CLEANED:
+            pass  # it proves which collection has the source's points
         elif name in (m.marker(Side.SOURCE), m.marker(Side.TARGET)) or name.startswith((m.fence_prefix, m.mend_prefix)):
             found.append(Leftover(ALIAS, name=name, collection=collection, **of))
     return found
@@ -249,10 +251,14 @@ def _what_keeps_finals(m: Migration, search: _Search) -> str:
     user = next((other for other in search.live if m.source in other.names), None)
     if user is not None:
         return f"`{user.source}` → `{user.target}` is {user.phase.value} and has that name in hand."
-    later = [other for other in search.migrations if other.source == m.target and other.created_at > m.created_at]
-    led_on = any(other.phase is Phase.CLEANED for other in later)
     theirs = search.listings.get(m.target_url)
-    if not led_on and (theirs is None or m.target not in theirs.collections):
+    if theirs is None or m.marker(Side.TARGET) not in theirs.aliases:
+        if theirs is not None and m.target in theirs.collections:
+            return (
+                f"`{m.target}` lacks the alias `{m.marker(Side.TARGET)}`: it was made anew since, or cleaned up by a "
+                "version of qferry that did not leave one. This may be the last copy of everything; if you are sure "
+                "that it is not, remove the file from the server's snapshots folder by hand."
+            )
         return f"`{m.target}` is gone, or its server does not answer: this may be the last copy of everything."
     if m.source in home.aliases:
         return (

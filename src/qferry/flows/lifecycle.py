@@ -6,7 +6,7 @@ Each can be run again after its coordinator died at any point: it looks at the p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -587,15 +587,15 @@ def _spare_the_last_copy(m: Migration) -> Flow[None]:
         )
 
 
-def dismantle(m: Migration) -> Flow[None]:
-    """Remove the journal, what was compared, and the markers that are left."""
+def dismantle(m: Migration, sides: Collection[Side] = tuple(Side)) -> Flow[None]:
+    """Remove the journal, what was compared, and the markers that are left on these sides."""
     if m.comparison:
         yield records.forget(m.comparison)
     yield from _delete_collection(HOME, m.journal_collection)
-    for server, marker in ((HOME, m.marker(Side.SOURCE)), (m.target_url, m.marker(Side.TARGET))):
-        listed = yield wire.aliases(server)
-        if marker in [a["alias_name"] for a in listed["aliases"]]:
-            yield wire.change_aliases(server, drop=[marker])
+    for side in sides:
+        listed = yield wire.aliases(m.server(side))
+        if m.marker(side) in [a["alias_name"] for a in listed["aliases"]]:
+            yield wire.change_aliases(m.server(side), drop=[m.marker(side)])
 
 
 def _delete_collection(server: str, name: str) -> Flow[None]:
