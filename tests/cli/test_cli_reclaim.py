@@ -17,6 +17,7 @@ from qferry.protocol.records import CONTROL_COLLECTION, Migration
 from qferry.server import QdrantServer
 
 OLD, NEW = "project_left_code", "project-left"
+CLOSED = models.StrictModeConfig(enabled=True, upsert_max_batchsize=0)
 WAY = (
     ("start",),
     ("backfill",),
@@ -194,7 +195,9 @@ def test_final_snapshot_goes_only_when_the_name_of_its_source_is_typed(
     assert not kept.exists()
     assert found() == []
     assert names(client) == {NEW, m.marker(Side.TARGET)}
-    assert here("history", OLD, "--json").json["history"][-1]["what"] == "final snapshot removed"
+    told = [line["what"] for line in here("history", OLD, "--json").json["history"]]
+    assert told.count("final snapshot removed") == 1
+    assert told.count("a collection is made to reach a final snapshot") == 1
 
 
 @pytest.mark.parametrize("case", ["alias", "target gone", "target made anew", "live", "another snapshot"])
@@ -261,6 +264,30 @@ def test_final_snapshot_is_found_through_a_collection_of_its_name_that_is_somebo
     assert found("--yes", "--confirm", OLD) == [("final snapshot", kept.name, False, True)]
     assert client.count(OLD).count == 1
     assert [s.name for s in client.list_snapshots(OLD)] == [theirs.name]
+
+
+def test_collection_that_was_made_for_a_moment_and_never_marked_is_known_by_history(
+    here: Any, found: Any, client: QdrantClient, fresh_qdrant: QdrantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only while it is empty and takes no writes: another one of that name is somebody's."""
+    m, kept = cleaned(here, fresh_qdrant)
+
+    def dies(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wire, "change_aliases", dies)
+        with pytest.raises(KeyboardInterrupt):
+            commands.reclaim(Connection(url=fresh_qdrant.url), OLD, remove=True, confirm=OLD)
+    assert names(client) == {NEW, OLD, m.marker(Side.TARGET)}
+    assert found() == [("collection", OLD, False, False), ("final snapshot", kept.name, False, False)]
+    client.delete_collection(OLD)
+    client.create_collection(OLD, vectors_config={})
+    assert found() == [("final snapshot", kept.name, False, False)]
+    client.delete_collection(OLD)
+    client.create_collection(OLD, vectors_config={}, strict_mode_config=CLOSED)
+    assert found("--yes") == [("collection", OLD, False, True), ("final snapshot", kept.name, False, False)]
+    assert names(client) == {NEW, m.marker(Side.TARGET)}
 
 
 def test_removal_that_was_interrupted_is_completed_by_the_next(

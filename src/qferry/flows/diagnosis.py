@@ -395,7 +395,8 @@ class _Case:
         m = self.m
         for server in dict.fromkeys((HOME, m.target_url)):
             where = "the target's server" if server else "the server"
-            for left in (yield from leftovers.left_by(m, (yield from leftovers.listing(server)))):
+            listed = yield from leftovers.listing(server)
+            for left in (yield from leftovers.left_by(m, listed, self.events)):
                 kind = "alias" if left.kind == leftovers.ALIAS else "collection"
                 self._problem(
                     "leftover",

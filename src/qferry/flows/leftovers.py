@@ -24,6 +24,7 @@ JOURNAL, COLLECTION, ALIAS, SNAPSHOT, FINAL, SERVER = (
     "journal", "collection", "alias", "snapshot", "final snapshot", "server",
 )  # fmt: skip
 _REMOVED = "final snapshot removed"
+_OPENED = "a collection is made to reach a final snapshot"
 # Nothing can be written to a collection that is made for a moment: no batch is small enough (1.16.3).
 _CLOSED = {"vectors": {}, "strict_mode_config": {"enabled": True, "upsert_max_batchsize": 0}}
 
@@ -124,7 +125,7 @@ def find(source: str | None = None) -> Flow[list[Leftover]]:
             continue
         for server in dict.fromkeys((HOME, m.target_url)):
             if server in search.listings:
-                found += yield from left_by(m, search.listings[server])
+                found += yield from left_by(m, search.listings[server], search.events)
         if m.source:
             found += yield from snapshots_left(m, search.events)
             found += yield from _finals(m, search)
@@ -141,7 +142,7 @@ def listing(server: str) -> Flow[Listing]:
     return Listing(server, collections, {a["alias_name"]: a["collection_name"] for a in listed["aliases"]})
 
 
-def left_by(m: Migration, listed: Listing) -> Flow[list[Leftover]]:
+def left_by(m: Migration, listed: Listing, events: Sequence[Mapping[str, Any]]) -> Flow[list[Leftover]]:
     """Collections and aliases of a migration that is over."""
     why = f"its migration is {m.phase.value}" if m.source else "history names its migration, whose record is gone"
     of: dict[str, Any] = {
@@ -165,7 +166,22 @@ def left_by(m: Migration, listed: Listing) -> Flow[list[Leftover]]:
             pass  # it proves which collection has the source's points
         elif name in (m.marker(Side.SOURCE), m.marker(Side.TARGET)) or name.startswith((m.fence_prefix, m.mend_prefix)):
             found.append(Leftover(ALIAS, name=name, collection=collection, **of))
+    if listed.server == HOME and m.source in listed.collections and _hatch(m) not in listed.aliases:
+        mine = [e for e in events if e["migration"] == m.id]
+        removed = {e["details"]["name"] for e in mine if e["what"] == _REMOVED}
+        opened = {e["details"]["name"] for e in mine if e["what"] == _OPENED}
+        # Whoever made it died before it was marked.
+        if opened - removed and (yield from _is_closed(m.source)):
+            found.append(Leftover(COLLECTION, name=m.source, points=0, **of))
     return found
+
+
+def _is_closed(collection: str) -> Flow[bool]:
+    """Whether a collection is as those are that are made for a moment: configured like that, and empty."""
+    config = (yield wire.info(HOME, collection))["config"]
+    strict = {name: value for name, value in (config.get("strict_mode_config") or {}).items() if value is not None}
+    alike = strict == _CLOSED["strict_mode_config"] and not config["params"].get("vectors")
+    return alike and (yield from _points(HOME, collection)) == 0
 
 
 def _points(server: str, collection: str) -> Flow[int | None]:
@@ -302,7 +318,7 @@ def remove(left: Leftover, who: str) -> Flow[None]:
                     yield from _tolerant(wire.delete_snapshot(left.server, left.name, snapshot["name"]))
                 yield from _tolerant(wire.delete_collection(left.server, left.name))
             else:
-                yield from _close(left.name)
+                yield from _close(left)
 
 
 def _remove_final(left: Leftover, who: str) -> Flow[None]:
@@ -313,6 +329,7 @@ def _remove_final(left: Leftover, who: str) -> Flow[None]:
     """
     made = False
     if not (yield from is_collection(HOME, left.collection)):
+        yield from _note(left, who, _OPENED)
         try:
             yield wire.create_collection(HOME, left.collection, _CLOSED)
         except Rejected as error:
@@ -321,28 +338,41 @@ def _remove_final(left: Leftover, who: str) -> Flow[None]:
                 hint="Look again with `qferry cleanup --reclaim`; the final snapshot is still there.",
             ) from error
         made = True
-        mark = _hatch(Migration(left.migration, left.source, left.target, ()))
-        yield wire.change_aliases(HOME, create={mark: left.collection})
+        yield wire.change_aliases(HOME, create={_hatch_of(left): left.collection})
     try:
         yield from _tolerant(wire.delete_snapshot(HOME, left.collection, left.name))
     except FerryError:
         if made:
             with suppress(FerryError):  # it is found by its mark the next time
-                yield from _close(left.collection)
+                yield from _close(left)
         raise
     if made:
-        yield from _close(left.collection)
+        yield from _close(left)
+    yield from _note(left, who, _REMOVED)
+
+
+def _note(left: Leftover, who: str, what: str) -> Flow[None]:
     event_id: str = yield NewId()
     at: str = yield Today()
     m = yield from records.read_migration(left.migration)
-    line = {"migration": m.id, "at": at, "who": who, "epoch": m.epoch, "what": _REMOVED, "details": {"name": left.name}}
+    line = {"migration": m.id, "at": at, "who": who, "epoch": m.epoch, "what": what, "details": {"name": left.name}}
     yield records.put_event(event_id, line)
 
 
-def _close(collection: str) -> Flow[None]:
-    """Remove a collection that was made for a moment, unless somebody has found a way to write to it."""
+def _close(left: Leftover) -> Flow[None]:
+    """Remove a collection that was made for a moment, unless it is another one by now, or has been written to."""
+    mark, collection = _hatch_of(left), left.source
+    marked = {"alias_name": mark, "collection_name": collection} in (yield wire.aliases(HOME))["aliases"]
+    if not marked:  # it was made, and never marked; or somebody has made another one
+        if not (yield from is_collection(HOME, collection)) or not (yield from _is_closed(collection)):
+            return
+        yield wire.change_aliases(HOME, create={mark: collection})
     if (yield from _points(HOME, collection)) == 0:
         yield from _tolerant(wire.delete_collection(HOME, collection))
+
+
+def _hatch_of(left: Leftover) -> str:
+    return _hatch(Migration(left.migration, left.source, left.target, ()))
 
 
 def _hatch(m: Migration) -> str:
