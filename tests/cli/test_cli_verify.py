@@ -8,6 +8,10 @@ import orjson
 import pytest
 from qdrant_client import QdrantClient, models
 
+from qferry.cli.export import exporting
+from qferry.cli.output import Stop
+from qferry.flows.differences import Difference
+
 Qferry = Any
 
 
@@ -93,6 +97,28 @@ def test_file_that_cannot_be_written_is_refused_before_anything_is_done(
     assert qferry("history", unequal, "--json").json == before
     assert list(tmp_path.iterdir()) == [kept]
     assert kept.read_text() == "as it was"
+
+
+def test_link_to_a_file_stays_one(tmp_path: Path) -> None:
+    """What it leads to is replaced, wherever that is, and whether or not it is there yet."""
+    (tmp_path / "elsewhere").mkdir()
+    file, link = tmp_path / "elsewhere" / "file", tmp_path / "link"
+    link.symlink_to(file)
+    for difference in (Difference(1, ("payload",), {}, {}), Difference(2, ("payload",), {}, {})):
+        with exporting(str(link), as_json=False) as write:
+            write([difference])
+        assert link.is_symlink()
+        assert orjson.loads(file.read_text())["id"] == difference.id
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("to", "why"), [("", "names no file"), ("/dev/null", "would have to be replaced"), ("/", "it is a folder")]
+)
+def test_what_is_no_file_is_refused_by_name(to: str, why: str) -> None:
+    """An empty variable of a script's, say."""
+    with pytest.raises(Stop, match=why), exporting(to, as_json=False):
+        pass
 
 
 def test_stdout_is_not_shared(qferry: Qferry, unequal: str) -> None:

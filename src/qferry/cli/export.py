@@ -33,6 +33,8 @@ def exporting(to: str | None, *, as_json: bool) -> Iterator[Write]:
     """
     if to is None:
         yield lambda _: None
+    elif not to:
+        raise usage("--export names no file.", "Nothing was done. Give a file, or `-` for stdout.")
     elif to == STDOUT:
         if as_json:
             raise usage(
@@ -40,7 +42,7 @@ def exporting(to: str | None, *, as_json: bool) -> Iterator[Write]:
             )
         yield lambda found: _write_to_stdout(lines(found))
     else:
-        with _replacing(Path(to)) as write:
+        with _replacing(to) as write:
             yield lambda found: write(lines(found))
 
 
@@ -55,17 +57,24 @@ def _write_to_stdout(content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Callable[[bytes], None]]:
-    """What writes a file beside `path` and gives it that name; if nothing is written, nothing is left."""
-    beside = ""
+def _replacing(to: str) -> Iterator[Callable[[bytes], None]]:
+    """
+    What writes a file beside the one of that name and puts it in its place; if nothing is written, nothing is left.
+
+    A link stays one: what it leads to is replaced.
+    """
+    path, beside = Path(to), ""
     try:
+        path = path.resolve()
+        if path.is_dir():
+            raise _unwritable(path, "it is a folder")
         if path.exists() and not path.is_file():
-            raise _unwritable(path, "it is no file")
+            raise _unwritable(path, "it is no file, and would have to be replaced by one")
         if path.exists() and not os.access(path, os.W_OK):
             raise _unwritable(path, "permission denied")
         # Readable by its owner alone: there are payloads in it.
         handle, beside = tempfile.mkstemp(prefix=f".{path.name[:50]}.", dir=path.parent)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # links in a circle: RuntimeError, from Python 3.13 OSError
         raise _unwritable(path, getattr(error, "strerror", "") or str(error)) from error
 
     def write(content: bytes) -> None:
