@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -203,17 +204,15 @@ def test_target_whose_server_is_dead_takes_its_own_figures_only(
 
 
 def test_verb_serves_until_ctrl_c(qdrant: Any) -> None:
-    """It says where, answers, and ends well."""
-    port = free_port()
+    """It says where, also if the system has chosen the port, answers, and ends well."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("QDRANT_", "QFERRY_"))}
     environ |= {"QDRANT_API_KEY": qdrant.api_key} if qdrant.api_key else {}
-    address = f"127.0.0.1:{port}"
-    command = [sys.executable, "-m", "qferry", "metrics", "--url", qdrant.url, "--metrics-listen", address]
+    command = [sys.executable, "-m", "qferry", "metrics", "--url", qdrant.url, "--metrics-listen", "127.0.0.1:0"]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603  this very Python
         assert process.stderr is not None
-        while address not in (line := process.stderr.readline()):
+        while (announced := re.search(r"127\.0\.0\.1:(\d+)", line := process.stderr.readline())) is None:
             assert line, "it ended before it served"
-        assert one(scraped(port), "qferry_up") == 1
+        assert one(scraped(int(announced[1])), "qferry_up") == 1
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 0
 
@@ -295,6 +294,17 @@ def test_log_format_json_makes_every_line_of_stderr_an_object(qferry: Any, sourc
     last = json.loads(refused.stderr.splitlines()[-1])
     assert (last["event"], last["level"], last["exit_code"]) == ("command_failed", "error", refused.exit_code)
     assert not log_lines.active()
+
+
+def test_traceback_is_not_lost_in_json() -> None:
+    """It is what a fault is mended by."""
+    try:
+        int("odd")
+    except ValueError:
+        record = logging.LogRecord("qferry", logging.ERROR, __file__, 1, "a fault", None, sys.exc_info())
+    line = json.loads(log_lines.JsonLine().format(record))
+    assert line["exception"].startswith("Traceback")
+    assert line["exception"].endswith("ValueError: invalid literal for int() with base 10: 'odd'")
 
 
 def test_log_format_is_plain_by_default(qferry: Any, source: str, target: str) -> None:

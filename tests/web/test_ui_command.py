@@ -85,6 +85,19 @@ def test_port_that_is_taken_is_a_sentence(capsys: pytest.CaptureFixture[str]) ->
     assert said.startswith(f"Nothing can be served at port {port} of 127.0.0.1: Address already in use.")
 
 
+def test_host_that_there_is_not_is_a_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """In the words of the system, whose numbers are of another kind here."""
+
+    def unknown(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "create_server", unknown)
+    monkeypatch.setenv("QFERRY_UI_TOKEN", TOKEN)
+    code, said = refused(capsys, "--host", "nosuchhost.invalid")
+    assert code == 1
+    assert "of nosuchhost.invalid: Name or service not known." in said
+
+
 def test_missing_packages_are_a_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """With the command that brings them."""
     real = builtins.__import__

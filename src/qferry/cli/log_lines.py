@@ -24,6 +24,7 @@ class JsonLine(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **({"exception": self.formatException(record.exc_info)} if record.exc_info else {}),
             **{name: value for name, value in vars(record).items() if name not in _OWN},
         }
         return orjson.dumps(line, default=str).decode()

@@ -33,8 +33,17 @@ def listen_address(text: str | None) -> tuple[str, int] | None:
 
 
 @contextlib.contextmanager
-def served(connection: Connection, address: tuple[str, int]) -> Iterator[Callable[[Report], None]]:
-    """Answer scrapes meanwhile; yields what is to be told how far the command is."""
+def served(
+    connection: Connection, address: tuple[str, int], *, announced: str = ""
+) -> Iterator[Callable[[Report], None]]:
+    """
+    Answer scrapes meanwhile; yields what is to be told how far the command is.
+
+    Args:
+        connection: The servers.
+        address: Where to listen; at port 0: at any free one, which is announced.
+        announced: What to say besides where that is; empty: nothing is said of a port that was chosen.
+    """
     try:
         from qferry.exporter import serving  # noqa: PLC0415  its package is an extra
     except ImportError as error:
@@ -42,16 +51,21 @@ def served(connection: Connection, address: tuple[str, int]) -> Iterator[Callabl
             f"Metrics need a package that is not installed: {error}.",
             hint='Install it with `pip install "qferry[metrics]"`, or leave --metrics-listen out.',
         ) from error
-    with serving(connection, *address) as metrics:
+    host, port = address
+    with serving(connection, host, port) as metrics:
+        if announced or not port:
+            where = f"[{host}]" if ":" in host else host
+            output.write_note(f"Serving metrics at http://{where}:{metrics.port}/metrics{announced}.")
         yield metrics.report
 
 
 @verb
 def metrics(context: Context) -> Answer | None:
     """Answer Prometheus's scrapes with where migrations stand, until Ctrl-C. Changes nothing."""
-    host, port = context.metrics_listen or DEFAULT_ADDRESS
-    with served(context.connection, (host, port)), contextlib.suppress(KeyboardInterrupt):  # a good end
-        where = f"[{host}]" if ":" in host else host
-        output.write_note(f"Serving metrics at http://{where}:{port}/metrics; Ctrl-C ends it.")
+    address = context.metrics_listen or DEFAULT_ADDRESS
+    with (
+        served(context.connection, address, announced="; Ctrl-C ends it"),
+        contextlib.suppress(KeyboardInterrupt),  # a good end
+    ):
         threading.Event().wait()
     return None

@@ -74,9 +74,11 @@ def serve(settings: Settings, *, ready: Callable[[str], None], told: Callable[[s
     try:
         listener = socket.create_server((settings.host, settings.port), family=family)
     except OSError as error:
+        # Python adds the address to the system's words, but for names, whose errors are of numbers of their own.
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise Misuse(
-            f"Nothing can be served at port {settings.port} of {settings.host}: {os.strerror(error.errno or 0)}.",
-            hint="Choose another port with --port, or end what listens there.",
+            f"Nothing can be served at port {settings.port} of {settings.host}: {reason}.",
+            hint="Choose another with --host or --port, or end what listens there.",
         ) from error
     with listener:
         port = listener.getsockname()[1]
