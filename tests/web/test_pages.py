@@ -681,3 +681,27 @@ def test_way_back_is_open_while_the_targets_server_is_dead(
     finally:
         fresh_qdrant.restart()
         commands.abort(both, source)
+
+
+def test_a_look_is_made_into_a_page_once_for_all(person: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many watch; and of nothing that is not there."""
+    made: list[str] = []
+    dashboard = person.dashboard
+    parts = dashboard._parts
+    monkeypatch.setattr(dashboard, "_parts", lambda topic, look: made.append(topic) or parts(topic, look))
+
+    async def watch() -> None:
+        session = dashboard._sessions.new()
+        watchers = [dashboard._events("", session) for _ in range(5)]
+        for events in watchers:
+            await anext(events)  # how soon to come again
+        assert len({await one for one in asyncio.as_completed([anext(events) for events in watchers])}) == 1
+        assert made == [""]
+        assert dashboard.watching.viewers == 5
+        for events in watchers:
+            await events.aclose()
+
+    person.client.portal.call(watch)
+    assert person.client.get(f"/live?of={uuid.uuid4()}").status_code == HTTPStatus.NOT_FOUND
+    monkeypatch.setattr(app, "STREAMS_MAX", 0)
+    assert person.client.get("/live?of=").status_code == HTTPStatus.SERVICE_UNAVAILABLE

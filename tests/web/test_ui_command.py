@@ -1,5 +1,6 @@
 """`qferry ui` as a process: where it listens, what it refuses, and how it ends."""
 
+import asyncio
 import builtins
 import contextlib
 import signal
@@ -14,12 +15,14 @@ from urllib.parse import urlsplit
 import httpx
 import orjson
 import pytest
+import uvicorn
 from browsing import DEADLINE_S, dashboard
 
 from qferry import commands
 from qferry.cli import main
 from qferry.connection import Connection
 from qferry.protocol.records import Migration
+from qferry.web import serving
 from qferry.web.serving import Settings
 
 TOKEN = "correct-horse-battery"
@@ -151,6 +154,45 @@ def test_nobody_fills_the_disk(qdrant: Any) -> None:
         assert httpx.get(f"{url}/login").status_code == HTTPStatus.OK
         running.send_signal(signal.SIGINT)
         assert running.communicate(timeout=DEADLINE_S) == ("", "")
+
+
+def test_who_asks_for_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also who never completes a request, and sooner if there is no room; who waits for an answer is not."""
+    monkeypatch.setattr(serving, "ASK_S", 0.05)
+    monkeypatch.setattr(serving, "CONNECTIONS_MAX", 3)
+    answers = asyncio.Event()
+
+    async def app(_: Any, __: Any, send: Any) -> None:
+        await answers.wait()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def run() -> None:
+        config = uvicorn.Config(app, http=serving.Listening, lifespan="off", log_level="critical", port=0)
+        server = uvicorn.Server(config)
+        config.load()
+        listener = await asyncio.get_running_loop().create_server(
+            lambda: serving.Listening(config, server.server_state, {}), "127.0.0.1", 0
+        )
+        port = listener.sockets[0].getsockname()[1]
+        busy, ask = await asyncio.open_connection("127.0.0.1", port)
+        ask.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        for said in (b"", b"GET / HTTP/1.1\r\nHost: x\r\nX: "):
+            idle, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(said)
+            assert await asyncio.wait_for(idle.read(), 60) == b""
+            writer.close()
+        monkeypatch.setattr(serving, "ASK_S", 600)
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+        while len(server.server_state.connections) > serving.CONNECTIONS_MAX:  # noqa: ASYNC110  uvicorn tells nobody
+            await asyncio.sleep(0.01)
+        answers.set()
+        assert (await asyncio.wait_for(busy.readline(), 60)).startswith(b"HTTP/1.1 204")
+        for _, writer in [*idle, (busy, ask)]:
+            writer.close()
+        listener.close()
+
+    asyncio.run(run())
 
 
 def test_ctrl_c_ends_it_at_once_though_somebody_watches(qdrant: Any) -> None:

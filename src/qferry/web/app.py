@@ -40,6 +40,8 @@ from qferry.web.works import Work, Works
 LOOK_TIMEOUT_S = 5
 # How long a form waits for the end of what it has set going, so that a refusal is its answer.
 ANSWER_S = 1.5
+# Pages that may be kept up to date at the same time.
+STREAMS_MAX = 100
 # What was found is shown for so long before doctor is asked again.
 _FINDINGS_S = 10.0
 
@@ -94,6 +96,7 @@ class Dashboard:
         self._read_only = read_only
         self._templates = views.environment()
         self._examined: dict[str, Examined] = {}
+        self._made: dict[str, tuple[Look, dict[str, str]]] = {}  # of what is watched, as last seen
         self._watching: Watching | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -267,7 +270,10 @@ class Dashboard:
     async def _live(self, request: Request) -> Response:
         topic = request.query_params.get("of", ALL)
         if topic != ALL:
-            _checked(topic)
+            with contextlib.suppress(FerryError):  # who watches is told of that
+                await self.watching.record(_checked(topic))
+        if self.watching.viewers >= STREAMS_MAX:
+            return self._problem(request, HTTPStatus.SERVICE_UNAVAILABLE, "Too many pages are open.", "Close some.")
         return StreamingResponse(self._events(topic, request.state.session), media_type="text/event-stream")
 
     async def _events(self, topic: str, session: str) -> AsyncIterator[str]:
@@ -280,10 +286,18 @@ class Dashboard:
                 if look.error is not None:
                     message: dict[str, Any] = {"error": str(look.error)}
                 else:
-                    parts = self._parts(topic, look)
+                    parts = self._parts_for_all(topic, look)
                     message = {"parts": {name: html for name, html in parts.items() if sent.get(name) != html}}
                     sent.update(parts)
                 yield f"data: {orjson.dumps(message).decode()}\n\n"
+
+    def _parts_for_all(self, topic: str, look: Look) -> dict[str, str]:
+        """Make them once for all who watch."""
+        of, parts = self._made.get(topic, (None, {}))
+        if of is not look:
+            parts = self._parts(topic, look)
+            self._made[topic] = (look, parts)
+        return parts
 
     def _parts(self, topic: str, look: Look) -> dict[str, str]:
         names, shown = (

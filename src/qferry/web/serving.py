@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from qferry.connection import Connection
 from qferry.errors import Misuse
@@ -19,6 +21,10 @@ from qferry.web.security import Sessions
 
 # When the server is stopped, pages under way may be completed for this long, in seconds.
 GOODBYE_S = 1
+# Who has connected, and asks for nothing in that time, is hung up on; in seconds.
+ASK_S = 10.0
+# More are not held open: one who asks for nothing makes room, or else the newcomer is hung up on.
+CONNECTIONS_MAX = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +49,39 @@ class Settings:
     names: tuple[str, ...] = ()
     any_address: bool = False
     read_only: bool = False
+
+
+class Listening(H11Protocol):
+    """A connection that is not held open for nothing; uvicorn waits for a first request, or for its end, for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Give it some time to ask for something."""
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS_MAX:
+            others = (other for other in self.connections if isinstance(other, Listening) and other is not self)
+            next((other for other in others if other.is_idle and not other.transport.is_closing()), self).hang_up()
+        self._waits = self.loop.call_later(ASK_S, self._hang_up_if_idle, None)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being answered."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None or bool(cycle.response_complete)
+
+    def hang_up(self) -> None:
+        """Close it."""
+        self.transport.close()
+
+    def _hang_up_if_idle(self, answered: object) -> None:
+        if self.is_idle and self.cycle is answered:
+            self.hang_up()
+        else:
+            self._waits = self.loop.call_later(ASK_S, self._hang_up_if_idle, self.cycle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting for it."""
+        self._waits.cancel()
+        super().connection_lost(exc)
 
 
 class _Server(uvicorn.Server):
@@ -91,6 +130,8 @@ def serve(settings: Settings, *, ready: Callable[[str], None], told: Callable[[s
         )
         config = uvicorn.Config(
             dashboard.app(),
+            http=Listening,
+            ws="none",
             log_level="critical",
             access_log=False,
             server_header=False,

@@ -172,6 +172,11 @@ class Watching:
             await asyncio.sleep(max(0.0, began + LOOK_EVERY_S - time.monotonic()))
 
     @property
+    def viewers(self) -> int:
+        """How many pages are kept up to date."""
+        return sum(len(queues) for queues in self._viewers.values())
+
+    @property
     def watched(self) -> int:
         """How many things are being looked at."""
         return len(self._pollers)
