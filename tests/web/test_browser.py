@@ -154,6 +154,22 @@ def test_token_forms_and_keyboard(browser: Browser, qdrant: Any, started: Callab
         page.close()
 
 
+def test_page_that_is_signed_out_elsewhere_leads_to_the_login(browser: Browser, qdrant: Any) -> None:
+    """By itself: what it shows must not be taken for what is."""
+    token = "correct-horse-battery"
+    with dashboard(qdrant, QFERRY_UI_TOKEN=token) as (url, _):
+        context = browser.new_context()
+        page, other = context.new_page(), context.new_page()
+        page.goto(url)
+        page.get_by_label("Token").press_sequentially(token)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name="Migrations")).to_be_visible()
+        other.goto(url)
+        other.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_label("Token")).to_be_visible(timeout=WAIT_MS)
+        context.close()
+
+
 def test_without_scripts_everything_is_there(
     browser: Browser, qdrant: Any, started: Callable[[], Migration], source: str
 ) -> None:
