@@ -782,7 +782,8 @@ def _status_of(m: Migration, naming: CollectionNaming, silent: dict[str, str]) -
     shadow = total([w.shadow[m.id] for w in writers if m.id in w.shadow], m.shadow_since) if m.shadow_percent else None
     comparison = yield from records.read_comparison(m)
     proofs = yield from records.events(m.id, PROOFS)
-    metrics = checklist(m, Known(concerned, ours, theirs, proofs, _is_old(naming, m.target), shadow, failure))
+    known = Known(concerned, ours, theirs, proofs, _is_old(naming, m.target), shadow, failure, writers)
+    metrics = checklist(m, known)
     return Status(m, concerned, debt or 0, ours, theirs, state, metrics, shadow, comparison, failure)
 
 

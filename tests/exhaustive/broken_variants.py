@@ -97,7 +97,7 @@ def acknowledging_before_flushing(session: Session) -> Flow[bool]:
     return (yield from _SHIPPED_FLUSH(session))
 
 
-@variant(Coordinator, "fences", "take over")
+@variant(Coordinator, "fences", "take over", seed=46)
 def repairing_after_the_finish(self: Coordinator) -> Flow[list[str]]:
     """Take over without putting down the predecessor's fence, so that its repair may land when all is over."""
     yield Now()

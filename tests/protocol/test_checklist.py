@@ -72,7 +72,7 @@ def test_everything_is_proven_before_finish_but_the_last_phase() -> None:
 def test_everything_is_proven_in_the_end() -> None:
     """Nobody is connected for its sake any more."""
     cleaned = MIGRATION.with_changes({"phase": Phase.CLEANED})
-    metrics = checklist(cleaned, dataclasses.replace(SEEN, writers=(), source_points=None))
+    metrics = checklist(cleaned, dataclasses.replace(SEEN, writers=(), registered=(WRITER,), source_points=None))
     assert [metric.state for metric in metrics] == [State.PROVEN] * 12
     assert "s.snapshot" in metrics[9].proof
 
@@ -88,7 +88,7 @@ def test_without_any_record_nothing_that_needs_one_is_proven(phase: Phase) -> No
     """Neither the phase nor the absence of complaints stands in for evidence."""
     bare = MIGRATION.with_changes({"phase": phase, "verified": None, "parity": None, "read_percent": 0})
     found = {m.name: m.state for m in checklist(bare, Known((), None, None, [], old_name=False))}
-    needs = ("100 %", "Point", "Sample", "Search", "New collection", "Legacy", "No errors", "Zero")
+    needs = ("Code", "100 %", "Point", "Sample", "Search", "New collection", "Legacy", "No errors", "Zero")
     assert not [name for name, state in found.items() if name.startswith(needs) and state is State.PROVEN]
 
 
@@ -119,7 +119,8 @@ def test_each_is_judged_by_what_speaks_for_or_against_it(
     name: str, changes: dict[str, Any], writer: dict[str, Any], state: State, says: str
 ) -> None:
     """And says what that is."""
-    found = one(name, MIGRATION.with_changes(changes), writers=(dataclasses.replace(WRITER, **writer),))
+    writers = (dataclasses.replace(WRITER, **writer),)
+    found = one(name, MIGRATION.with_changes(changes), writers=writers, registered=writers)
     assert found.state is state
     assert says in found.proof
 

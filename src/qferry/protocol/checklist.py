@@ -74,6 +74,7 @@ class Known:
         old_name: Whether the target's name is one that the naming would replace.
         shadow: What shadow reads have found; None: there are none.
         target_failure: Why the target's server says nothing of it; empty: it does.
+        registered: All processes that are connected to the server, also when the migration is over.
     """
 
     writers: Sequence[Writer]
@@ -83,6 +84,7 @@ class Known:
     old_name: bool
     shadow: Totals | None = None
     target_failure: str = ""
+    registered: Sequence[Writer] = ()
 
     def last(self, *what: str) -> Mapping[str, Any] | None:
         """The latest of these lines of history."""
@@ -252,11 +254,13 @@ def _end(m: Migration, seen: Known) -> Iterator[Metric]:
 
     over = m.phase in (Phase.FINISHED, Phase.CLEANED)
     name = "Code simplified: no dual-write logic"
-    flags = [w for w in seen.writers if w.pins.describe()]
+    flags = [w for w in seen.registered if w.pins.describe()]
     if not over:
         yield Metric(4, name, State.LATER)
     elif flags:
         yield Metric(4, name, State.MISSING, f"{flags[0].describe()} is still started with {flags[0].pins.describe()}")
+    elif not seen.registered:
+        yield Metric(4, name, State.MISSING, "no process is connected that could tell")
     else:
         yield Metric(4, name, State.PROVEN, "no process writes twice, and none is started with a flag that would")
 
