@@ -16,31 +16,31 @@ from .simulation import simulate
 CAUGHT_AT = {
     "documents_recipe": 0,
     "handing_the_targets_404_to_the_caller": 5,
-    "resolving_filters_on_one_side": 148,
-    "acknowledging_what_the_target_lacks": 202,
+    "resolving_filters_on_one_side": 1890,
+    "acknowledging_what_the_target_lacks": 25,
     "not_journalling_deletes": 730,
-    "never_flushing": 67,
-    "dropping_ids_of_unknown_fate": 298,
-    "a_lease_that_never_expires": 322,
-    "a_lease_on_the_wall_clock": 322,
-    "not_waiting_for_acknowledgements": 1,
-    "never_suspecting": 9915,
-    "settling_during_the_copy": 67,
-    "saving_progress_before_applying": 324,
-    "taking_a_lost_worker_for_done": 5047,
-    "settling_newer_touches": 429,
-    "a_check_that_overlooks_resurrected_points": 148,
-    "a_check_that_skips_payloads": 45,
-    "a_check_that_skips_vectors": 40,
+    "never_flushing": 24,
+    "dropping_ids_of_unknown_fate": 529,
+    "a_lease_that_never_expires": 444,
+    "a_lease_on_the_wall_clock": 444,
+    "not_waiting_for_acknowledgements": 26,
+    "never_suspecting": 2577,
+    "settling_during_the_copy": 345,
+    "saving_progress_before_applying": 1483,
+    "taking_a_lost_worker_for_done": 7319,
+    "settling_newer_touches": 1186,
+    "a_check_that_overlooks_resurrected_points": 178,
+    "a_check_that_skips_payloads": 53,
+    "a_check_that_skips_vectors": 71,
     "reading_the_target_before_it_is_verified": 7,
     "recovering_through_a_fence_that_stays": 161,
     "a_snapshot_without_a_journal": 193,
     "finishing_without_a_clean_cycle": 178,
-    "repairing_after_the_finish": 0,
-    "truth_and_writes_moving_at_once": 1424,
+    "repairing_after_the_finish": 3,
+    "truth_and_writes_moving_at_once": 1345,
 }
 
-RARE = {"never_suspecting", "taking_a_lost_worker_for_done"}
+RARE = {"taking_a_lost_worker_for_done"}
 
 
 @pytest.mark.parametrize("name", CAUGHT_AT)
@@ -55,7 +55,7 @@ def test_a_broken_variant_is_caught(name: str) -> None:
 
 
 def test_every_variant_has_its_schedule() -> None:
-    """No variant goes untried, and each but two is caught soon: those need several rare things at once."""
+    """No variant goes untried, and each but one is caught soon: that needs several rare things at once."""
     assert set(CAUGHT_AT) == set(VARIANTS)
     assert max(at for name, at in CAUGHT_AT.items() if name not in RARE) < WITHIN
 
