@@ -41,6 +41,7 @@ PURE = {
     "hashlib",
     "itertools",
     "math",
+    "re",
     "typing",
     "uuid",
 }

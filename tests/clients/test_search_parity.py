@@ -18,6 +18,7 @@ from qferry.flows.coordinator import Coordinator
 from qferry.flows.effects import Flow
 from qferry.flows.parity import Parity, parity
 from qferry.flows.verify import SEARCHES, Check, Verification
+from qferry.protocol.phases import Side
 from qferry.protocol.records import Strategy
 
 POINTS = 3000
@@ -312,6 +313,12 @@ def test_target_with_another_distance_is_found(migrating: Migrating) -> None:
     ask(m.plain, "DELETE", f"/collections/{m.target}")
     ask(m.plain, "PUT", f"/collections/{m.target}", {"vectors": {"size": DIMENSIONS, "distance": "Dot"}})
     ask(m.plain, "PUT", f"/collections/{m.target}/points?wait=true", {"points": points})
+    with pytest.raises(Refused, match="made anew"):
+        commands.verify(m.connection, m.source)
+    # Somebody who has made the marker anew, too, is found out by what is compared.
+    marker = commands.find(m.connection, m.source).marker(Side.TARGET)
+    named = {"create_alias": {"collection_name": m.target, "alias_name": marker}}
+    ask(m.plain, "POST", "/collections/aliases", {"actions": [named]})
     found = commands.verify(m.connection, m.source)
     assert [check.name for check in found.checks if not check.passed] == ["configuration"]
     assert "distance" in found.checks[0].detail

@@ -237,7 +237,7 @@ def test_log_tells_what_changes_and_nothing_for_each_call(
     until(lambda: ("switched", 30) in told())
     # A switch opens the gates first, and then moves readers; a heartbeat may see both or the latter only.
     assert [one for one in told() if one != ("switched", 0)] == [("copied", 0), ("switched", 30)]
-    ours = [r for r in caplog.records if r.name == "qferry" and hasattr(r, "routing")]
+    ours = [r for r in caplog.records if getattr(r, "source", "") == migrating.source and hasattr(r, "routing")]
     assert all(r.routing == "dual" and r.epoch for r in ours)  # type: ignore[attr-defined]
 
 

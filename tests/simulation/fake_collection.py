@@ -78,7 +78,9 @@ class Collection:
 
     def matching(self, condition: Json, offset: Id | None = None) -> list[Id]:
         """The ids a filter chooses, from `offset` on, in the server's order."""
-        return [i for i in self._candidates(condition, offset) if matches(condition, i, self.points[i][0])]
+        found = [i for i in self._candidates(condition, offset) if matches(condition, i, self.points[i][0])]
+        vectors = [must["has_vector"] for must in _listed(condition.get("must")) if "has_vector" in must]
+        return [i for i in found if all(vector in self.points[i][1] for vector in vectors)]
 
     def _candidates(self, condition: Json, offset: Id | None) -> Iterable[Id]:
         start = None if offset is None else position(offset)
@@ -107,6 +109,8 @@ def matches(condition: Json, point_id: Id, payload: Json) -> bool:
     """Whether a point passes a filter, or one condition of it; other kinds than these are not simulated."""
     if "has_id" in condition:
         return point_id in condition["has_id"]
+    if "has_vector" in condition:
+        return True  # whoever has the vectors looks: `Collection.matching`
     if "is_empty" in condition:
         return payload.get(condition["is_empty"]["key"]) in (None, [])
     if "key" in condition:

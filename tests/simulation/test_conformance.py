@@ -355,11 +355,14 @@ def test_a_search_finds_the_same(both: Both, condition: Any) -> None:
 
 
 def test_a_sample_is_of_points_that_have_the_vector(both: Both) -> None:
-    """And no other."""
+    """And no other; a count says how many they are."""
     points = [_point(1), {"id": 2, "payload": {}, "vector": {"b": [1.0]}}, {"id": 3, "payload": {}, "vector": {}}]
     both.request(wire.upsert("", both.name, points))
     real, fake = both.request(wire.sample("", both.name, 10, vector="a"))
     assert [point["id"] for point in real["points"]] == [point["id"] for point in fake["points"]] == [1]
+    for vector, count in (("a", 1), ("b", 2), ("c", 0)):
+        real, fake = both.request(wire.count_anywhere("", both.name, {"must": [{"has_vector": vector}]}))
+        assert real == fake == {"count": count}
 
 
 @pytest.mark.parametrize("vector", [True, ["a"], ["b", "a"]])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
 from qferry.protocol.journal import PointId
@@ -16,7 +15,9 @@ from qferry.protocol.parity import K
 _INTEGERS = (-(2**63), 2**63 - 1)
 _LAT_MAX, _LON_MAX = 90, 180
 _TIME = re.compile(
-    r"(\d{4}-\d\d-\d\d)([T ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)?)?", re.ASCII
+    r"(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
+    r"([T ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)?)?",
+    re.ASCII,
 )
 # Points within this distance, in metres, of one that was sampled.
 _RADIUS_M = 100_000.0
@@ -128,10 +129,11 @@ def _at(value: Any, path: list[str]) -> list[Any]:
 
 def _is_time(value: str) -> bool:
     found = _TIME.fullmatch(value)
-    try:
-        return found is not None and bool(date.fromisoformat(found[1]))
-    except ValueError:  # there is no such day
+    if found is None:
         return False
+    year, month, day = (int(found[n]) for n in (1, 2, 3))
+    leaps = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+    return day <= (28 + leaps if month == 2 else 30 if month in (4, 6, 9, 11) else 31)  # noqa: PLR2004  the calendar
 
 
 def _condition(index: Mapping[str, Any], value: Any) -> dict[str, Any] | None:
