@@ -298,7 +298,7 @@ def test_action_that_does_not_fit_has_no_form(person: Any, started: Callable[[],
 
 
 @pytest.mark.parametrize(
-    "path", ["/migrations/nonsense", f"/migrations/{uuid.uuid4()}", f"/migrations/{uuid.uuid4()}/abort", "/x"]
+    "path", ["/migrations/nonsense", f"/migrations/{uuid.UUID(int=1)}", f"/migrations/{uuid.UUID(int=1)}/abort", "/x"]
 )
 def test_unknown_pages_are_not_found(person: Any, path: str) -> None:
     """In a sentence."""
