@@ -1,6 +1,7 @@
 """`qferry cleanup --reclaim` against a real server: what is found, what is kept, and what is gone afterwards."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,8 @@ def test_final_snapshot_is_found_through_a_collection_of_its_name_that_is_somebo
     _, kept = cleaned(here, fresh_qdrant)
     client.create_collection(OLD, vectors_config={})
     client.upsert(OLD, [models.PointStruct(id=1, vector={}, payload={})], wait=True)
+    while time.strftime("%Y-%m-%d-%H-%M-%S", time.gmtime()) in kept.name:
+        time.sleep(0.05)  # snapshots are named by the second
     theirs = client.create_snapshot(OLD)
     assert theirs is not None
     assert found("--yes", "--confirm", OLD) == [("final snapshot", kept.name, False, True)]
